@@ -1,0 +1,1 @@
+"""gRPC in, gRPC out: servicers, interceptors, validation, status details, conversion."""

@@ -1,0 +1,1 @@
+"""Command line: serve, work, migrate, wait, dev and client commands."""

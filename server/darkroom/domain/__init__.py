@@ -1,0 +1,1 @@
+"""Pure meaning: images, operations, contents, failures. No gRPC, no SQL, no I/O."""

@@ -1,0 +1,17 @@
+"""Identifiers of the shape the cloud gives them."""
+
+import secrets
+
+_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
+_RANDOM_CHARACTERS = 17
+
+REGIONAL_PREFIX = "fd8"
+"""Images, snapshots and the operations on them start with it (FACTS 3.1)."""
+
+
+def new_id(prefix: str = REGIONAL_PREFIX) -> str:
+    """A fresh id: the prefix and 17 random characters, 85 bits, 20 characters in all."""
+    value = secrets.randbits(5 * _RANDOM_CHARACTERS)
+    return prefix + "".join(
+        _ALPHABET[(value >> shift) & 31] for shift in range(0, 5 * _RANDOM_CHARACTERS, 5)
+    )

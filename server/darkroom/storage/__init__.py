@@ -1,0 +1,1 @@
+"""Metadata port and its SQL adapters."""

@@ -1,0 +1,286 @@
+"""The embedded default: one SQLite file in WAL mode."""
+
+import contextlib
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from darkroom.domain import errors
+from darkroom.domain.errors import Failure
+from darkroom.domain.image import Image
+from darkroom.domain.operation import Beat, Claim, Lease, Operation
+from darkroom.storage import migrations, rows
+from darkroom.storage.port import SchemaMismatch
+from darkroom.storage.transaction import SqlTransaction
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_CLAIM_WINDOW = 200
+"""Unfinished operations looked at per claim: bounds the cost of a long queue of waiting retries."""
+
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_FULL = (sqlite3.SQLITE_FULL,)
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what only the operator can mend into failures that a client may retry."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        code = _primary_code(error)
+        if code in _BUSY:
+            raise errors.store_busy() from error
+        if code in _FULL:
+            log.error("database disk full")
+            raise errors.store_full() from error
+        raise
+
+
+class SqliteStore:
+    """`MetadataStore` on one file. Readers never wait; writers of a process queue for one lock.
+
+    A lease expires when its beat has stood still for `lease_seconds` on this observer's own
+    monotonic clock: several processes agree without trusting any wall clock, at the price that
+    an observer that starts afresh waits one full lease before it takes work over.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lease_seconds: float = 10.0,
+        busy_seconds: float = 3.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = path
+        self._lease_seconds = lease_seconds
+        self._busy_seconds = busy_seconds
+        self._monotonic = monotonic
+        self._readers: deque[sqlite3.Connection] = deque()
+        self._write_lock = threading.Lock()
+        self._seen_lock = threading.Lock()
+        self._seen: dict[str, tuple[tuple[int, int, int], float]] = {}
+        if not path.exists():
+            # The file holds sealed secrets and names of resources: nobody else reads it.
+            path.touch(mode=0o600)
+        self._writer = self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            timeout=self._busy_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=64,
+        )
+        # WAL lets readers go on beside the writer; FULL makes a commit survive a power cut.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def close(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
+        with self._write_lock:
+            self._writer.close()
+
+    # --- schema -----------------------------------------------------------------------------------
+
+    def migrate(self) -> int:
+        with self._locked(), _translated():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+                for number, script in migrations.pending(version):
+                    for statement in migrations.statements(script):
+                        self._writer.execute(statement)
+                    self._writer.execute(f"PRAGMA user_version = {number}")
+                    log.info("schema migrated", extra={"fields": {"version": number}})
+                self._writer.execute("COMMIT")
+            except BaseException:
+                self._rollback()
+                raise
+        self.check_schema()
+        return migrations.latest()
+
+    def check_schema(self) -> None:
+        ((version,),) = self._read("PRAGMA user_version", ())
+        if version != migrations.latest():
+            raise SchemaMismatch(migrations.mismatch(version))
+
+    def writable(self) -> bool:
+        try:
+            self.write(lambda _tx: None)
+        except Failure:
+            return False
+        return True
+
+    # --- transactions -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        # SQLite's own waiting is a sleep with back-off; queueing here keeps writers of this
+        # process in order and leaves the sleeping to the rare meeting with another process.
+        if not self._write_lock.acquire(timeout=self._busy_seconds):
+            raise errors.store_busy()
+        try:
+            yield
+        finally:
+            self._write_lock.release()
+
+    def _rollback(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+
+    def _execute(self, sql: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
+        return self._writer.execute(sql, parameters)
+
+    def write(self, change: Callable[[SqlTransaction], T]) -> T:
+        with self._locked(), _translated():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                result = change(SqlTransaction(self._execute, sqlite3.IntegrityError))
+                self._writer.execute("COMMIT")
+            except BaseException:
+                self._rollback()
+                raise
+            return result
+
+    def _read(self, sql: str, parameters: Sequence[Any]) -> list[rows.Row]:
+        with _translated():
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                connection = self._connect()
+            try:
+                return connection.execute(sql, parameters).fetchall()
+            finally:
+                self._readers.append(connection)
+
+    # --- reads ------------------------------------------------------------------------------------
+
+    def get_image(self, image_id: str) -> Image | None:
+        found = self._read(rows.IMAGE_BY_ID, (image_id,))
+        return rows.image_from_row(found[0]) if found else None
+
+    def list_images(self, folder_id: str, after_id: str, limit: int) -> list[Image]:
+        found = self._read(rows.IMAGES_OF_FOLDER, (folder_id, after_id, limit))
+        return [rows.image_from_row(row) for row in found]
+
+    def get_operation(self, operation_id: str) -> Operation | None:
+        found = self._read(rows.OPERATION_BY_ID, (operation_id,))
+        return rows.operation_from_row(found[0]) if found else None
+
+    # --- work -------------------------------------------------------------------------------------
+
+    def _due(self, candidates: list[rows.Row]) -> list[rows.Row]:
+        """Those candidates whose wait or lease has run out as this process has seen it."""
+        now = self._monotonic()
+        due = []
+        with self._seen_lock:
+            seen: dict[str, tuple[tuple[int, int, int], float]] = {}
+            for operation_id, state, fence, beat, delay_ms in candidates:
+                mark = (state, fence, beat)
+                known = self._seen.get(operation_id)
+                since = known[1] if known is not None and known[0] == mark else now
+                seen[operation_id] = (mark, since)
+                patience = self._lease_seconds if state == 1 else delay_ms / 1000
+                if patience == 0 or now - since >= patience:
+                    due.append((operation_id, state, fence, beat))
+            self._seen = seen
+        return due
+
+    def claim(self, owner: str) -> Claim | None:
+        for operation_id, state, fence, beat in self._due(
+            self._read(rows.CLAIMABLE, (_CLAIM_WINDOW,))
+        ):
+            claim = self._claim_one(owner, operation_id, state, fence, beat)
+            if claim is not None:
+                return claim
+        return None
+
+    def _claim_one(
+        self, owner: str, operation_id: str, state: int, fence: int, beat: int
+    ) -> Claim | None:
+        with self._locked(), _translated():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                changed = self._writer.execute(
+                    "UPDATE operation SET state = 1, owner = ?, fence = fence + 1, beat = 0, "
+                    "attempt = attempt + 1, delay_ms = 0 "
+                    "WHERE id = ? AND state = ? AND fence = ? AND beat = ?",
+                    (owner, operation_id, state, fence, beat),
+                ).rowcount
+                if changed == 0:
+                    self._writer.execute("ROLLBACK")
+                    return None
+                operation = self._writer.execute(rows.OPERATION_BY_ID, (operation_id,)).fetchone()
+                attempt, payload, sealed = self._writer.execute(
+                    rows.CLAIMED_EXTRAS, (operation_id,)
+                ).fetchone()
+                self._writer.execute("COMMIT")
+            except BaseException:
+                self._rollback()
+                raise
+        return Claim(
+            Lease(operation_id, owner, fence + 1),
+            rows.operation_from_row(operation),
+            attempt,
+            json.loads(payload) if payload else {},
+            sealed,
+        )
+
+    def heartbeat(
+        self, lease: Lease, phase: str, done_bytes: int, total_bytes: int | None
+    ) -> Beat | None:
+        with self._locked(), _translated():
+            found = self._writer.execute(
+                "UPDATE operation SET beat = beat + 1, phase = ?, progress_done_bytes = ?, "
+                "progress_total_bytes = ? WHERE id = ? AND owner = ? AND fence = ? AND state = 1 "
+                "RETURNING cancel_requested",
+                (phase, done_bytes, total_bytes, lease.operation_id, lease.owner, lease.fence),
+            ).fetchall()
+        return Beat(bool(found[0][0])) if found else None
+
+    def _change(self, sql: str, parameters: Sequence[Any]) -> int:
+        with self._locked(), _translated():
+            return self._writer.execute(sql, parameters).rowcount
+
+    def put_back(self, lease: Lease, delay_ms: int, *, count_attempt: bool) -> bool:
+        uncounted = 0 if count_attempt else 1
+        parameters = (delay_ms, uncounted, lease.operation_id, lease.owner, lease.fence)
+        return self._change(rows.PUT_BACK, parameters) == 1
+
+    def put_back_all(self, owner: str) -> int:
+        return self._change(rows.PUT_BACK_ALL, (owner,))
+
+    # --- collection -------------------------------------------------------------------------------
+
+    def unreferenced_contents(self, limit: int) -> list[str]:
+        return [row[0] for row in self._read(rows.UNREFERENCED_CONTENTS, (limit,))]
+
+    def delete_content(self, content_id: str) -> bool:
+        return self._change(rows.DELETE_UNREFERENCED_CONTENT, (content_id,)) == 1
+
+    def contents_in_use(self, content_ids: Sequence[str]) -> set[str]:
+        return {each for each in content_ids if self._read(rows.CONTENT_EXISTS, (each,))}
+
+    def live_attempts(self, attempts: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+        return {each for each in attempts if self._read(rows.LIVE_ATTEMPT, each)}
+
+    def purge_operations(self, modified_before_us: int, limit: int) -> int:
+        return self._change(rows.PURGE_OPERATIONS, (modified_before_us, limit))

@@ -1,0 +1,1 @@
+"""Claims durable operations and runs them under a lease."""
