@@ -1,0 +1,38 @@
+"""The `darkroom` command."""
+
+import argparse
+import sys
+from importlib import import_module
+
+from darkroom.config import SettingError
+from darkroom.storage.port import SchemaMismatch
+
+_COMMANDS = ("serve", "work", "migrate", "wait", "image", "dev", "demo")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; each command's module adds its own part."""
+    result = argparse.ArgumentParser(
+        prog="darkroom",
+        description="A self-hosted image service that speaks the Yandex Compute Cloud API.",
+        allow_abbrev=False,
+    )
+    subparsers = result.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in _COMMANDS:
+        import_module(f"darkroom.cli.{name}").add_parser(subparsers)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 2 for a bad setting, 1 for a bad schema."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except SettingError as error:
+        print(f"darkroom: {error}", file=sys.stderr)
+        return 2
+    except SchemaMismatch as error:
+        print(f"darkroom: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,52 @@
+"""`darkroom work`: a worker without an API, any number of them on one installation."""
+
+import argparse
+import logging
+import signal
+import sys
+from types import FrameType
+
+from darkroom import config, wiring
+from darkroom.cli.serve import Subparsers
+from darkroom.telemetry import logs
+from darkroom.worker import tether
+from darkroom.worker.supervisor import new_owner
+
+log = logging.getLogger(__name__)
+
+
+def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `work` to the command line."""
+    parser = subparsers.add_parser("work", help="run one worker", allow_abbrev=False)
+    config.add_arguments(parser)
+    # How `serve` holds its workers; of no use to anybody else.
+    parser.add_argument("--owner", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--beat-fd", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Work until SIGTERM or SIGINT, then give the running operation back; 0 after that."""
+    if arguments.beat_fd >= 0:
+        tether.die_with_parent()
+        tether.hold(arguments.beat_fd)
+    settings = config.load(arguments)
+    logs.configure(settings.log_level)
+    wiring.be_nice()
+    try:
+        deployment = wiring.open_deployment(settings)
+        deployment.store.check_schema()
+    except (OSError, ValueError) as error:
+        print(f"darkroom: cannot start: {error}", file=sys.stderr)
+        return 1
+    worker = wiring.worker(deployment, arguments.owner or new_owner())
+
+    def drain(_number: int, _frame: FrameType | None) -> None:
+        worker.drain()
+
+    signal.signal(signal.SIGTERM, drain)
+    signal.signal(signal.SIGINT, drain)
+    log.info("working")
+    worker.run_forever()
+    deployment.close()
+    return 0

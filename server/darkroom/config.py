@@ -1,0 +1,257 @@
+"""Every setting once: flag, environment variable, default and meaning."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from darkroom.imaging.sources import SourceEndpoint, parse_endpoint
+
+PUBLIC_OBJECT_STORAGE = "https://storage.yandexcloud.net/"
+
+
+class SettingError(ValueError):
+    """A setting has a value that cannot be used; the text says which, why and what to do."""
+
+
+def _setting(
+    default: Any, help_text: str, parse: Callable[[str], Any] = str
+) -> Any:
+    metadata = {"help": help_text, "parse": parse}
+    if isinstance(default, tuple):
+        return field(default=default, metadata={**metadata, "repeatable": True})
+    return field(default=default, metadata=metadata)
+
+
+def _whole_number(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < minimum:
+            raise ValueError(f"must be at least {minimum}")
+        return value
+
+    return parse
+
+
+def _seconds(minimum: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not value >= minimum:
+            raise ValueError(f"must be at least {minimum} seconds")
+        return value
+
+    return parse
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _listen(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isdigit() and int(port) < 65536):
+        raise ValueError("must be HOST:PORT")
+    return text
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Frozen at start-up. The flag of `data_dir` is `--data-dir`, its variable DARKROOM_DATA_DIR.
+
+    A flag wins over a variable, a variable over the default. A repeatable setting takes several
+    flags, or one variable with its values separated by spaces.
+    """
+
+    data_dir: Path = _setting(
+        Path("darkroom-data"), "Folder of everything the embedded defaults keep.", Path
+    )
+    listen: str = _setting(
+        "127.0.0.1:50051", "Address of the plaintext gRPC listener; port 0 picks one.", _listen
+    )
+    database_url: str = _setting(
+        "", "Where metadata is kept: `sqlite:PATH`. Empty: `metadata.sqlite` in the data folder."
+    )
+    content_url: str = _setting(
+        "", "Where image contents are kept: `file:PATH`. Empty: `contents` in the data folder."
+    )
+    secret_key_file: str = _setting(
+        "",
+        "Keys that seal pre-signed URLs at rest, one base64 key of 32 bytes a line, the first one "
+        "seals. Empty: `secret.key` in the data folder, made on first start.",
+    )
+    source_allow: tuple[str, ...] = _setting(
+        (PUBLIC_OBJECT_STORAGE,),
+        "URL of an object storage that Create with `uri` may fetch from: scheme, host, port and "
+        "leading path segments must agree. Repeatable; naming one replaces the default.",
+    )
+    workers: int = _setting(
+        1, "Worker processes that `serve` starts beside itself; 0 for none.", _whole_number(0)
+    )
+    max_virtual_size: int = _setting(
+        4 * 1024**4, "Largest virtual size of an imported image, bytes.", _whole_number(1)
+    )
+    max_source_size: int = _setting(
+        64 * 1024**3, "Largest object that is downloaded for an import, bytes.", _whole_number(1)
+    )
+    max_stored_size: int = _setting(
+        64 * 1024**3,
+        "Largest file that a conversion may write, bytes: what stops a compression bomb.",
+        _whole_number(1),
+    )
+    compression: str = _setting(
+        "none",
+        "Compression of stored images: `none` is fast, `zstd` is small.",
+        _one_of("none", "zstd"),
+    )
+    allow_unconfined_conversion: bool = _setting(
+        False,
+        "Import even where the kernel offers neither user namespaces nor Landlock. Dangerous.",
+        _flag,
+    )
+    lease_seconds: float = _setting(
+        10.0,
+        "How long an operation stays with a worker that shows no sign of life.",
+        _seconds(1.0),
+    )
+    grace_seconds: float = _setting(
+        20.0, "How long running calls may take to finish after SIGTERM.", _seconds(0.0)
+    )
+    max_concurrent_rpcs: int = _setting(
+        32, "Calls whose handlers run at the same moment; more are refused.", _whole_number(1)
+    )
+    rpc_threads: int = _setting(
+        512,
+        "Calls that may be open at once, including those whose request has not arrived yet.",
+        _whole_number(8),
+    )
+    request_body_seconds: float = _setting(
+        10.0, "How long a caller may take to send a request after its headers.", _seconds(0.1)
+    )
+    log_level: str = _setting(
+        "info", "Least severe log line that is written.", _one_of("debug", "info", "warning")
+    )
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The metadata file. Raises `SettingError` for a database that is not supported."""
+        if not self.database_url:
+            return self.data_dir / "metadata.sqlite"
+        scheme, _, path = self.database_url.partition(":")
+        if scheme != "sqlite" or not path:
+            raise SettingError("database_url: must be sqlite:PATH")
+        return Path(path.removeprefix("//"))
+
+    @property
+    def contents_path(self) -> Path:
+        """The content folder. Raises `SettingError` for a store that is not supported."""
+        if not self.content_url:
+            return self.data_dir / "contents"
+        scheme, _, path = self.content_url.partition(":")
+        if scheme != "file" or not path:
+            raise SettingError("content_url: must be file:PATH")
+        return Path(path.removeprefix("//"))
+
+    @property
+    def scratch_path(self) -> Path:
+        """Where imports work: beside the contents, so that publishing is a rename."""
+        return self.contents_path.with_name(self.contents_path.name + ".scratch")
+
+    @property
+    def secret_key_path(self) -> Path:
+        return Path(self.secret_key_file) if self.secret_key_file else self.data_dir / "secret.key"
+
+    def source_endpoints(self) -> tuple[SourceEndpoint, ...]:
+        """The allow-list, parsed. Raises `SettingError`."""
+        try:
+            return tuple(parse_endpoint(url) for url in self.source_allow)
+        except ValueError as error:
+            raise SettingError(f"source_allow: {error}") from error
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that give another process exactly these settings."""
+        return {variable(name): _text(getattr(self, name)) for name in _BY_NAME}
+
+
+_BY_NAME = {setting.name: setting for setting in fields(Settings)}
+
+
+def _text(value: Any) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return "DARKROOM_" + name.upper()
+
+
+def add_arguments(parser: argparse.ArgumentParser, names: Sequence[str] = ()) -> None:
+    """Add the flags of all settings, or of the named ones, to a command."""
+    for name, setting in _BY_NAME.items():
+        if names and name not in names:
+            continue
+        shown = _text(setting.default) or "empty"
+        help_text = f"{setting.metadata['help']} [{variable(name)}, default: {shown}]"
+        repeatable = setting.metadata.get("repeatable", False)
+        parser.add_argument(
+            flag(name),
+            dest=name,
+            action="append" if repeatable else "store",
+            help=help_text.replace("%", "%%"),
+            metavar="URL" if repeatable else name.rpartition("_")[2].upper(),
+        )
+
+
+def load(
+    arguments: argparse.Namespace | None = None, environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """Settings from flags, variables and defaults. Raises `SettingError` naming the bad one."""
+    values: dict[str, Any] = {}
+    for name, setting in _BY_NAME.items():
+        given = getattr(arguments, name, None)
+        origin = flag(name)
+        if given is None and variable(name) in environment:
+            origin, given = variable(name), environment[variable(name)]
+        if given is None:
+            continue
+        try:
+            if setting.metadata.get("repeatable"):
+                values[name] = tuple(given.split() if isinstance(given, str) else given)
+            else:
+                values[name] = setting.metadata["parse"](given)
+        except ValueError as error:
+            raise SettingError(f"{origin}: {error}") from error
+    settings = Settings(**values)
+    settings.source_endpoints()
+    return settings
+
+
+def table() -> str:
+    """The settings as a Markdown table, for the README."""
+    lines = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
+    for name, setting in _BY_NAME.items():
+        default = _text(setting.default)
+        shown = f"`{default}`" if default else "empty"
+        lines.append(
+            f"| `{flag(name)}` | `{variable(name)}` | {shown} | {setting.metadata['help']} |"
+        )
+    return "\n".join(lines)

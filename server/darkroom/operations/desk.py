@@ -1,0 +1,177 @@
+"""Where operations begin and are cancelled: one transaction each, the same for every kind."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+from darkroom.domain import errors
+from darkroom.domain.ids import new_id
+from darkroom.domain.operation import Operation, State
+from darkroom.storage.port import MetadataStore, Transaction
+
+
+def wall_clock_us() -> int:
+    """Microseconds since the epoch: for what users read, never for leases."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and the idempotency key if one was sent."""
+
+    subject: str
+    idempotency_key: str = ""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a command needs to begin its operation."""
+
+    operation_id: str
+    now_us: int
+    subject: str
+    seal: Callable[[str], str]
+    """Encrypts a secret so that only this operation can open it."""
+
+    def new_id(self) -> str:
+        """An id for the resource that is being made."""
+        return new_id()
+
+    def operation(
+        self,
+        kind: str,
+        folder_id: str,
+        resource_id: str,
+        *,
+        response: dict[str, Any] | None = None,
+    ) -> Operation:
+        """The operation's row: finished if there is a response already, else waiting for work."""
+        return Operation(
+            id=self.operation_id,
+            kind=kind,
+            folder_id=folder_id,
+            resource_id=resource_id,
+            created_at_us=self.now_us,
+            created_by=self.subject,
+            modified_at_us=self.now_us,
+            state=State.PENDING if response is None else State.DONE,
+            response=response,
+        )
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An operation and what its run will need."""
+
+    operation: Operation
+    payload: dict[str, Any] | None = None
+    sealed: str = ""
+
+
+class Command(Protocol):
+    """A request to change something; `begin` is the half that runs inside the RPC."""
+
+    kind: ClassVar[str]
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two requests the same for an idempotency key; JSON-able, no secrets."""
+
+    def begin(self, tx: Transaction, opening: Opening) -> Begun:
+        """Check, change the rows, say what the operation is. Raises `Failure`."""
+
+
+class Ending(Protocol):
+    """What happens to the rows when an operation of a kind does not succeed."""
+
+    def abandon(self, tx: Transaction, operation: Operation) -> None:
+        """It was cancelled: remove what begin() made."""
+
+    def fail(self, tx: Transaction, operation: Operation) -> None:
+        """It failed: leave behind what users may see of it."""
+
+
+class Operations:
+    """The front desk: begins operations, answers repeats, takes cancellations."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        endings: Mapping[str, Ending],
+        seal: Callable[[str, str], str],
+        clock_us: Callable[[], int] = wall_clock_us,
+    ) -> None:
+        """`endings` by kind, for the kinds that do not end in their own RPC."""
+        self._store = store
+        self._endings = endings
+        self._seal = seal
+        self._clock_us = clock_us
+
+    def begin(self, command: Command, caller: Caller) -> Operation:
+        """Begin an operation, or return the one that the idempotency key already stands for.
+
+        When this returns, the operation is committed. Raises `Failure`.
+        """
+        operation_id = new_id()
+        opening = Opening(
+            operation_id,
+            self._clock_us(),
+            caller.subject,
+            lambda secret: self._seal(operation_id, secret),
+        )
+        request_hash = _request_hash(command) if caller.idempotency_key else ""
+
+        def change(tx: Transaction) -> Operation:
+            if caller.idempotency_key:
+                use = tx.replay(caller.subject, caller.idempotency_key)
+                if use is not None:
+                    return _replayed(tx, use.operation_id, use.request_hash == request_hash)
+            begun = command.begin(tx, opening)
+            tx.insert_operation(begun.operation, begun.payload, begun.sealed)
+            if caller.idempotency_key:
+                tx.remember(caller.subject, caller.idempotency_key, request_hash, operation_id)
+            return begun.operation
+
+        return self._store.write(change)
+
+    def cancel(self, operation_id: str) -> Operation:
+        """Cancel what has not ended: at once if no worker has it, else as soon as it notices.
+
+        A finished operation comes back unchanged. Raises `Failure` RESOURCE_NOT_FOUND.
+        """
+        now_us = self._clock_us()
+
+        def change(tx: Transaction) -> Operation:
+            operation = tx.operation(operation_id)
+            if operation is None:
+                raise errors.resource_not_found("Operation", operation_id)
+            if operation.state is State.RUNNING:
+                tx.request_cancel(operation_id, now_us)
+                return replace(operation, cancel_requested=True, modified_at_us=now_us)
+            if operation.state is State.PENDING:
+                self._endings[operation.kind].abandon(tx, operation)
+                operation = replace(
+                    operation,
+                    state=State.DONE,
+                    modified_at_us=now_us,
+                    error=errors.operation_cancelled(),
+                )
+                tx.end_operation(operation)
+            return operation
+
+        return self._store.write(change)
+
+
+def _request_hash(command: Command) -> str:
+    text = json.dumps([command.kind, command.identity()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _replayed(tx: Transaction, operation_id: str, same_request: bool) -> Operation:
+    if not same_request:
+        raise errors.idempotency_key_reused()
+    operation = tx.operation(operation_id)
+    assert operation is not None, "an idempotency key lives and dies with its operation"
+    return operation

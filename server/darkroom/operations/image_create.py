@@ -1,0 +1,298 @@
+"""Create an image from another image (rows only) or from a URL (a real import in a worker)."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, assert_never
+
+from darkroom.domain import errors
+from darkroom.domain.content import Content, content_id
+from darkroom.domain.image import (
+    HardwareGeneration,
+    Image,
+    Os,
+    OsType,
+    Status,
+    default_min_disk_size_bytes,
+)
+from darkroom.domain.operation import IMAGE_CREATE, Claim, Operation
+from darkroom.imaging.contents import ContentStore
+from darkroom.imaging.conversion import Converted, Converter
+from darkroom.imaging.fetch import Fetched, Fetcher
+from darkroom.imaging.inspection import Inspection, InspectionLimits, inspect
+from darkroom.imaging.sources import source_identity
+from darkroom.operations.desk import Begun, Opening, wall_clock_us
+from darkroom.operations.running import PhasedWatch, Publish
+from darkroom.storage.port import Transaction
+from darkroom.telemetry.failpoints import failpoint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UriSource:
+    uri: str
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    image_id: str
+
+
+@dataclass(frozen=True)
+class DiskSource:
+    disk_id: str
+
+
+@dataclass(frozen=True)
+class SnapshotSource:
+    snapshot_id: str
+
+
+Source = UriSource | ImageSource | DiskSource | SnapshotSource
+
+
+@dataclass(frozen=True)
+class CreateImage:
+    """Create an image; `os` and `hardware_generation` are None where the request left them out."""
+
+    kind: ClassVar[str] = IMAGE_CREATE
+
+    folder_id: str
+    source: Source
+    name: str = ""
+    description: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    family: str = ""
+    min_disk_size_bytes: int = 0
+    product_ids: tuple[str, ...] = ()
+    os: Os | None = None
+    pooled: bool = False
+    hardware_generation: HardwareGeneration | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """The whole request, a URL without its signature: signing it anew changes nothing."""
+        values: dict[str, Any] = dict(self.__dict__)
+        source = dict(self.source.__dict__)
+        if isinstance(self.source, UriSource):
+            source["uri"] = source_identity(self.source.uri)
+        values["source"] = source
+        values["labels"] = dict(self.labels)
+        values["os"] = None if self.os is None else self.os.__dict__
+        hardware = self.hardware_generation
+        values["hardware_generation"] = None if hardware is None else hardware.__dict__
+        return values
+
+    def begin(self, tx: Transaction, opening: Opening) -> Begun:
+        match self.source:
+            case UriSource(uri):
+                return self._from_uri(tx, opening, uri)
+            case ImageSource(image_id):
+                return self._from_image(tx, opening, image_id)
+            case DiskSource(disk_id):
+                raise errors.source_not_found("Disk", disk_id)
+            case SnapshotSource(snapshot_id):
+                raise errors.source_not_found("Snapshot", snapshot_id)
+            case _:
+                assert_never(self.source)
+
+    def _image(self, opening: Opening) -> Image:
+        return Image(
+            id=opening.new_id(),
+            folder_id=self.folder_id,
+            created_at_us=opening.now_us,
+            status=Status.CREATING,
+            name=self.name,
+            description=self.description,
+            labels=dict(self.labels),
+            family=self.family,
+            min_disk_size_bytes=self.min_disk_size_bytes,
+            product_ids=self.product_ids,
+            os=self._os(Os()),
+            pooled=self.pooled,
+            hardware_generation=self.hardware_generation or HardwareGeneration(),
+        )
+
+    def _os(self, inherited: Os) -> Os:
+        # Terraform always sends `os`, with an unspecified type when the user named none:
+        # that is "not said", so it inherits (FACTS 2.1).
+        if self.os is None or self.os.type is OsType.UNSPECIFIED:
+            driver = "" if self.os is None else self.os.nvidia_driver
+            return Os(inherited.type, driver or inherited.nvidia_driver)
+        return self.os
+
+    def _from_uri(self, tx: Transaction, opening: Opening, uri: str) -> Begun:
+        image = self._image(opening)
+        tx.insert_image(image)
+        return Begun(
+            opening.operation(self.kind, self.folder_id, image.id),
+            payload={"min_disk_size_bytes": self.min_disk_size_bytes},
+            sealed=opening.seal(uri),
+        )
+
+    def _from_image(self, tx: Transaction, opening: Opening, image_id: str) -> Begun:
+        source = tx.image(image_id)
+        if source is None:
+            raise errors.source_not_found("Image", image_id)
+        if source.status is not Status.READY:
+            raise errors.source_not_ready("Image", image_id, source.status.name)
+        image = replace(
+            self._image(opening),
+            status=Status.READY,
+            size_bytes=source.size_bytes,
+            storage_size_bytes=source.storage_size_bytes,
+            min_disk_size_bytes=min_disk_size_bytes(self.min_disk_size_bytes, source.size_bytes),
+            product_ids=tuple(dict.fromkeys(source.product_ids + self.product_ids)),
+            os=self._os(source.os),
+            hardware_generation=self.hardware_generation or source.hardware_generation,
+            kms_key=source.kms_key,
+            content_id=source.content_id,
+        )
+        tx.insert_image(image)
+        return Begun(
+            opening.operation(self.kind, self.folder_id, image.id, response=image.to_record())
+        )
+
+
+def min_disk_size_bytes(requested_bytes: int, virtual_size_bytes: int) -> int:
+    """The requested minimum, or the smallest one that fits. Raises `Failure` if it is too small."""
+    if not requested_bytes:
+        return default_min_disk_size_bytes(virtual_size_bytes)
+    if requested_bytes < virtual_size_bytes:
+        raise errors.min_disk_size_too_small(virtual_size_bytes)
+    return requested_bytes
+
+
+class ImageCreateEnding:
+    """What becomes of an image whose creation does not succeed."""
+
+    def abandon(self, tx: Transaction, operation: Operation) -> None:
+        tx.delete_image(operation.resource_id)
+
+    def fail(self, tx: Transaction, operation: Operation) -> None:
+        """The image stays, in ERROR: visible, deletable, its name free for the next attempt."""
+        image = tx.image(operation.resource_id)
+        if image is not None:
+            tx.update_image(replace(image, status=Status.ERROR))
+
+
+@dataclass
+class _Import:
+    """One attempt at an import: what each phase found, for the phases after it."""
+
+    claim: Claim
+    watch: PhasedWatch
+    folder: Path
+    uri: str
+    fetched: Fetched | None = None
+    inspection: Inspection | None = None
+    converted: Converted | None = None
+    min_disk_size_bytes: int = 0
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    @property
+    def target(self) -> Path:
+        return self.folder / "out" / "image.qcow2"
+
+
+class ImageImport(ImageCreateEnding):
+    """Runs Create with `uri`: fetch, inspect, convert, publish."""
+
+    def __init__(
+        self,
+        *,
+        open_sealed: Callable[[str, str], str],
+        fetcher: Fetcher,
+        inspection_limits: InspectionLimits,
+        converter: Converter,
+        contents: ContentStore,
+        scratch: Path,
+        clock_us: Callable[[], int] = wall_clock_us,
+    ) -> None:
+        """`scratch` is on the file system of the local content store, so publishing is a rename."""
+        self._open_sealed = open_sealed
+        self._fetcher = fetcher
+        self._inspection_limits = inspection_limits
+        self._converter = converter
+        self._contents = contents
+        self._scratch = scratch
+        self._clock_us = clock_us
+        self.phases: tuple[tuple[str, Callable[[_Import], None]], ...] = (
+            ("fetch", self._fetch),
+            ("inspect", self._inspect),
+            ("convert", self._convert),
+            ("publish", self._publish),
+        )
+
+    def run(self, claim: Claim, watch: PhasedWatch) -> Publish:
+        folder = self._folder(claim)
+        (folder / "out").mkdir(mode=0o700, parents=True)
+        uri = self._open_sealed(claim.lease.operation_id, claim.sealed)
+        attempt = _Import(claim, watch, folder, uri)
+        for name, phase in self.phases:
+            watch.enter(name)
+            started = time.monotonic()
+            failpoint(f"import.{name}")
+            phase(attempt)
+            watch.check()
+            seconds = round(time.monotonic() - started, 4)
+            log.info("phase ended", extra={"fields": {"phase": name, "seconds": seconds}})
+        return lambda tx: self._record(tx, attempt)
+
+    def clean(self, claim: Claim) -> None:
+        shutil.rmtree(self._folder(claim), ignore_errors=True)
+
+    def _folder(self, claim: Claim) -> Path:
+        return self._scratch / content_id(claim.lease.operation_id, claim.lease.fence)
+
+    def _fetch(self, attempt: _Import) -> None:
+        attempt.fetched = self._fetcher.fetch(attempt.uri, attempt.source, attempt.watch)
+
+    def _inspect(self, attempt: _Import) -> None:
+        attempt.inspection = inspect(attempt.source, self._inspection_limits)
+        attempt.min_disk_size_bytes = min_disk_size_bytes(
+            attempt.claim.payload["min_disk_size_bytes"], attempt.inspection.virtual_size_bytes
+        )
+
+    def _convert(self, attempt: _Import) -> None:
+        assert attempt.inspection is not None
+        attempt.converted = self._converter.convert(
+            attempt.source, attempt.inspection, attempt.target, attempt.watch
+        )
+        attempt.source.unlink()
+
+    def _publish(self, attempt: _Import) -> None:
+        lease = attempt.claim.lease
+        self._contents.put(content_id(lease.operation_id, lease.fence), attempt.target)
+        failpoint("import.published")
+
+    def _record(self, tx: Transaction, attempt: _Import) -> dict[str, Any]:
+        assert attempt.fetched is not None and attempt.converted is not None
+        lease, converted = attempt.claim.lease, attempt.converted
+        content = Content(
+            id=content_id(lease.operation_id, lease.fence),
+            virtual_size_bytes=converted.virtual_size_bytes,
+            stored_size_bytes=converted.stored_size_bytes,
+            sha256=converted.sha256,
+            source_sha256=attempt.fetched.sha256,
+            created_at_us=self._clock_us(),
+        )
+        image = tx.image(attempt.claim.operation.resource_id)
+        assert image is not None, "an image in CREATING cannot be deleted"
+        tx.insert_content(content)
+        image = replace(
+            image,
+            status=Status.READY,
+            size_bytes=converted.virtual_size_bytes,
+            storage_size_bytes=converted.stored_size_bytes,
+            min_disk_size_bytes=attempt.min_disk_size_bytes,
+            content_id=content.id,
+        )
+        tx.update_image(image)
+        return image.to_record()

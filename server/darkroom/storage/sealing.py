@@ -1,0 +1,96 @@
+"""Secrets at rest: a pre-signed URL is kept encrypted, bound to its operation."""
+
+import base64
+import binascii
+import hashlib
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_KEY_BYTES = 32
+_NONCE_BYTES = 12
+
+
+class KeyUnknown(Exception):
+    """The text was sealed with a key that is not in the key file, or it was changed."""
+
+
+class Keyring:
+    """AES-256-GCM keys from a file: one base64 key a line, the first one seals, all of them open.
+
+    To change the key, put a new line first and restart; drop the old line once no operation
+    that was sealed with it is left.
+    """
+
+    def __init__(self, keys: list[bytes]) -> None:
+        if not keys:
+            raise ValueError("the secret key file holds no key")
+        self._ciphers = {_fingerprint(key): AESGCM(key) for key in keys}
+        self._current = _fingerprint(keys[0])
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> "Keyring":
+        """Read the key file; make one with a fresh key, readable by its owner only, if missing.
+
+        Raises `ValueError` if the file is not a key file.
+        """
+        try:
+            text = path.read_text(encoding="ascii")
+        except FileNotFoundError:
+            text = _create(path)
+        keys = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                key = base64.b64decode(line.strip(), validate=True)
+            except binascii.Error:
+                key = b""
+            if len(key) != _KEY_BYTES:
+                raise ValueError(f"line {number} of the secret key file is no base64 256-bit key")
+            keys.append(key)
+        return cls(keys)
+
+    def seal(self, operation_id: str, secret: str) -> str:
+        """Encrypt `secret` so that only this operation's row can give it back."""
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = self._ciphers[self._current].encrypt(nonce, secret.encode(), operation_id.encode())
+        return f"{self._current}.{base64.b64encode(nonce + sealed).decode()}"
+
+    def open(self, operation_id: str, sealed: str) -> str:
+        """Inverse of `seal`. Raises `KeyUnknown`."""
+        fingerprint, _, text = sealed.partition(".")
+        cipher = self._ciphers.get(fingerprint)
+        if cipher is None:
+            raise KeyUnknown(fingerprint)
+        raw = base64.b64decode(text)
+        try:
+            opened = cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], operation_id.encode())
+        except InvalidTag:
+            raise KeyUnknown(fingerprint) from None
+        return opened.decode()
+
+
+def _fingerprint(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()[:8]
+
+
+def _create(path: Path) -> str:
+    text = base64.b64encode(os.urandom(_KEY_BYTES)).decode() + "\n"
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # A link fails where a rename would replace: of two processes that start at once
+        # the second takes the key of the first.
+        os.link(fresh, path)
+    except FileExistsError:
+        text = path.read_text(encoding="ascii")
+    finally:
+        os.unlink(fresh)
+    return text

@@ -1,0 +1,26 @@
+"""Named points at which a test can hold a process still: crash tests aim with them.
+
+A point does nothing unless `DARKROOM_FAILPOINTS` names a directory. Then a file `NAME.arm` in it
+makes the next process that reaches point NAME rename it to `NAME.hit` and stand still until
+`NAME.go` appears (or until it is killed).
+"""
+
+import os
+import time
+from pathlib import Path
+
+_DIRECTORY = os.environ.get("DARKROOM_FAILPOINTS", "")
+_POLL_SECONDS = 0.005
+
+
+def failpoint(name: str) -> None:
+    """Stand still here if a test asks for it."""
+    if not _DIRECTORY:
+        return
+    base = Path(_DIRECTORY) / name
+    try:
+        os.rename(base.with_suffix(".arm"), base.with_suffix(".hit"))
+    except FileNotFoundError:
+        return
+    while not base.with_suffix(".go").exists():
+        time.sleep(_POLL_SECONDS)

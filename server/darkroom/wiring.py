@@ -1,0 +1,107 @@
+"""The only module that names concrete classes: settings in, working parts out."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from darkroom.config import Settings
+from darkroom.domain.operation import IMAGE_CREATE
+from darkroom.imaging.contents import ContentStore, LocalContents
+from darkroom.imaging.conversion import ConversionLimits, Converter
+from darkroom.imaging.fetch import Fetcher, FetchLimits
+from darkroom.imaging.inspection import InspectionLimits
+from darkroom.imaging.sandbox import Sandbox
+from darkroom.imaging.sources import SourcePolicy
+from darkroom.operations.desk import Operations
+from darkroom.operations.image_create import ImageCreateEnding, ImageImport
+from darkroom.storage.port import MetadataStore
+from darkroom.storage.sealing import Keyring
+from darkroom.storage.sqlite import SqliteStore
+from darkroom.worker.attempt import LeaseSettings
+from darkroom.worker.collector import Collector
+from darkroom.worker.worker import Worker
+
+PRIVATE_FOLDER = 0o700
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The parts that every process of an installation shares."""
+
+    settings: Settings
+    store: MetadataStore
+    contents: ContentStore
+    keyring: Keyring
+
+    def close(self) -> None:
+        self.store.close()
+
+
+def _private_folder(path: Path) -> Path:
+    path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    return path
+
+
+def open_store(settings: Settings) -> MetadataStore:
+    """The metadata store, its schema not yet looked at."""
+    _private_folder(settings.sqlite_path.parent)
+    return SqliteStore(settings.sqlite_path, lease_seconds=settings.lease_seconds)
+
+
+def open_contents(settings: Settings) -> ContentStore:
+    return LocalContents(_private_folder(settings.contents_path))
+
+
+def open_deployment(settings: Settings) -> Deployment:
+    """Open everything under the settings. Raises `OSError` or `ValueError` saying what is wrong."""
+    _private_folder(settings.data_dir)
+    return Deployment(
+        settings,
+        open_store(settings),
+        open_contents(settings),
+        Keyring.load_or_create(settings.secret_key_path),
+    )
+
+
+def operations(deployment: Deployment) -> Operations:
+    """The front desk for the API process."""
+    return Operations(
+        deployment.store, {IMAGE_CREATE: ImageCreateEnding()}, deployment.keyring.seal
+    )
+
+
+def worker(deployment: Deployment, owner: str) -> Worker:
+    """A worker of this installation under the name `owner`."""
+    settings = deployment.settings
+    scratch = _private_folder(settings.scratch_path)
+    sandbox = Sandbox.detect(allow_unconfined=settings.allow_unconfined_conversion)
+    image_import = ImageImport(
+        open_sealed=deployment.keyring.open,
+        fetcher=Fetcher(
+            SourcePolicy(settings.source_endpoints()),
+            FetchLimits(max_bytes=settings.max_source_size),
+        ),
+        inspection_limits=InspectionLimits(max_virtual_size_bytes=settings.max_virtual_size),
+        converter=Converter(
+            sandbox,
+            ConversionLimits(max_stored_bytes=settings.max_stored_size),
+            settings.compression,
+        ),
+        contents=deployment.contents,
+        scratch=scratch,
+    )
+    return Worker(
+        deployment.store,
+        {IMAGE_CREATE: image_import},
+        Collector(deployment.store, deployment.contents, scratch),
+        owner,
+        lease=LeaseSettings(
+            lease_seconds=settings.lease_seconds,
+            heartbeat_seconds=settings.lease_seconds / 5,
+        ),
+    )
+
+
+def be_nice() -> None:
+    """Lower this process's priority: imports must not slow the API down on the same machine."""
+    os.nice(10)

@@ -1,0 +1,87 @@
+"""Removes what nothing refers to: contents, scratch folders, old operations."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from darkroom.domain.content import parse_content_id
+from darkroom.imaging.contents import ContentStore
+from darkroom.operations.desk import wall_clock_us
+from darkroom.storage.port import MetadataStore
+
+log = logging.getLogger(__name__)
+
+_BATCH = 100
+"""Rows per transaction: small enough that nobody waits for the collector."""
+
+OPERATION_RETENTION_SECONDS = 14 * 24 * 3600
+"""Finished operations are kept two weeks (FACTS 3.2)."""
+
+
+class Collector:
+    """Safe to run at any time, from several workers at once, and to be killed anywhere."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        contents: ContentStore,
+        scratch: Path,
+        *,
+        retention_seconds: int = OPERATION_RETENTION_SECONDS,
+        clock_us: Callable[[], int] = wall_clock_us,
+    ) -> None:
+        self._store = store
+        self._contents = contents
+        self._scratch = scratch
+        self._retention_seconds = retention_seconds
+        self._clock_us = clock_us
+
+    def collect_rows(self) -> None:
+        """What the database knows to be superfluous: cheap, run often."""
+        _report(contents=self._unreferenced_contents(), operations=self._old_operations())
+
+    def collect_files(self) -> None:
+        """What crashes left behind: looks at every file, run at start-up and now and then."""
+        _report(orphans=self._orphaned_contents(), scratch_folders=self._abandoned_scratch())
+
+    def _unreferenced_contents(self) -> int:
+        removed = 0
+        for content_id in self._store.unreferenced_contents(_BATCH):
+            # Row first, under a guard: an image made of it meanwhile keeps it. The file after
+            # the commit: a crash in between leaves an orphan, which the next round finds.
+            if self._store.delete_content(content_id):
+                self._contents.delete(content_id)
+                removed += 1
+        return removed
+
+    def _dead(self, names: Iterable[str]) -> list[str]:
+        """Those names whose attempt can no longer publish anything."""
+        attempts = {name: parsed for name in names if (parsed := parse_content_id(name))}
+        live = self._store.live_attempts(attempts.values())
+        return [name for name, attempt in attempts.items() if attempt not in live]
+
+    def _orphaned_contents(self) -> int:
+        # Files are listed first, attempts judged next, rows last: an attempt that is not live
+        # any more has either left a row by then or never will.
+        dead = self._dead(self._contents.ids())
+        used = self._store.contents_in_use(dead)
+        orphans = [name for name in dead if name not in used]
+        for name in orphans:
+            self._contents.delete(name)
+        return len(orphans)
+
+    def _abandoned_scratch(self) -> int:
+        dead = self._dead(entry.name for entry in self._scratch.iterdir())
+        for name in dead:
+            shutil.rmtree(self._scratch / name, ignore_errors=True)
+        return len(dead)
+
+    def _old_operations(self) -> int:
+        before_us = self._clock_us() - self._retention_seconds * 1_000_000
+        return self._store.purge_operations(before_us, _BATCH)
+
+
+def _report(**removed: int) -> None:
+    if any(removed.values()):
+        log.info("collected", extra={"fields": removed})

@@ -1,0 +1,207 @@
+"""The worker's loop: claim, run, finish, collect."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from darkroom.domain import errors
+from darkroom.domain.errors import Failure
+from darkroom.domain.operation import Claim
+from darkroom.domain.work import Interrupted, Reason
+from darkroom.operations.desk import wall_clock_us
+from darkroom.operations.running import Publish, Runner
+from darkroom.storage.port import MetadataStore, Transaction
+from darkroom.telemetry import logs
+from darkroom.telemetry.failpoints import failpoint
+from darkroom.worker.attempt import AttemptWatch, LeaseSettings
+from darkroom.worker.collector import Collector
+
+log = logging.getLogger(__name__)
+
+RETRY_DELAYS_MS = (1_000, 5_000, 25_000)
+"""Pauses before the second, third and every later attempt."""
+
+MAX_ATTEMPTS = 5
+"""An operation that fails or kills its worker this often is given up."""
+
+
+class _LeaseLost(Exception):
+    """The final transaction found the lease gone; it was rolled back."""
+
+
+class Worker:
+    """Runs one operation at a time, in the thread that calls `run_forever`."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        runners: Mapping[str, Runner],
+        collector: Collector,
+        owner: str,
+        *,
+        lease: LeaseSettings,
+        poll_seconds: float = 0.02,
+        collect_seconds: float = 5.0,
+        scan_seconds: float = 300.0,
+        clock_us: Callable[[], int] = wall_clock_us,
+    ) -> None:
+        self._store = store
+        self._runners = runners
+        self._collector = collector
+        self._owner = owner
+        self._lease = lease
+        self._poll_seconds = poll_seconds
+        self._collect_seconds = collect_seconds
+        self._scan_seconds = scan_seconds
+        self._clock_us = clock_us
+        self._draining = threading.Event()
+
+    def drain(self) -> None:
+        """Claim nothing more and give back what is running. Safe in a signal handler."""
+        self._draining.set()
+
+    def run_forever(self) -> None:
+        """Until `drain`: claim and run what is due, collect garbage when there is nothing."""
+        never = float("-inf")
+        collected_at, scanned_at = never, never
+        while not self._draining.is_set():
+            try:
+                claim = self._store.claim(self._owner)
+                if claim is not None:
+                    self.run_claim(claim)
+                    continue
+                now = time.monotonic()
+                if now - collected_at >= self._collect_seconds:
+                    self._collector.collect_rows()
+                    collected_at = now
+                if now - scanned_at >= self._scan_seconds:
+                    self._collector.collect_files()
+                    scanned_at = now
+            except Failure as failure:
+                log.warning("database out of reach", extra={"fields": {"reason": failure.reason}})
+                self._draining.wait(1.0)
+            self._draining.wait(self._poll_seconds)
+
+    def run_claim(self, claim: Claim) -> None:
+        """One attempt, from claim to end; never raises for what the operation did."""
+        operation = claim.operation
+        runner = self._runners[operation.kind]
+        with logs.context(operation_id=operation.id, fence=claim.lease.fence):
+            log.info(
+                "operation claimed",
+                extra={"fields": {"kind": operation.kind, "attempt": claim.attempt}},
+            )
+            watch = AttemptWatch(self._store, claim, self._lease, self._draining)
+            with watch.kept_alive():
+                try:
+                    outcome = self._attempt(claim, runner, watch)
+                finally:
+                    runner.clean(claim)
+            log.info("operation left", extra={"fields": {"outcome": outcome}})
+
+    def _attempt(self, claim: Claim, runner: Runner, watch: AttemptWatch) -> str:
+        try:
+            if operation_cancelled(claim):
+                raise Interrupted(Reason.CANCELLED)
+            if claim.attempt > MAX_ATTEMPTS:
+                return self._fail(claim, runner, errors.operation_gave_up(MAX_ATTEMPTS))
+            publish = runner.run(claim, watch)
+            failpoint("operation.finish")
+            return self._succeed(claim, runner, publish)
+        except Interrupted as interrupted:
+            return self._stop(claim, runner, interrupted.reason)
+        except Failure as failure:
+            return self._retry_or_fail(claim, runner, failure)
+        except Exception:
+            log.exception("operation raised")
+            return self._retry_or_fail(claim, runner, errors.internal(), transient=True)
+
+    def _finish(
+        self,
+        claim: Claim,
+        rows: Callable[[Transaction], dict[str, Any] | None],
+        error: Failure | None = None,
+    ) -> None:
+        """Write rows and end together, or neither. Raises `_LeaseLost`."""
+
+        def change(tx: Transaction) -> None:
+            response = rows(tx)
+            if not tx.finish_leased(claim.lease, self._clock_us(), error=error, response=response):
+                raise _LeaseLost
+
+        self._patiently(lambda: self._store.write(change))
+
+    def _patiently(self, act: Callable[[], object]) -> None:
+        # The work is done and only its record is missing: worth waiting for a busy database
+        # as long as the lease may still be ours. The statement itself checks whether it is.
+        deadline = time.monotonic() + self._lease.lease_seconds
+        while True:
+            try:
+                act()
+                return
+            except Failure as failure:
+                if failure.retry_after_seconds is None or time.monotonic() > deadline:
+                    raise
+                self._draining.wait(0.1)
+
+    def _succeed(self, claim: Claim, runner: Runner, publish: Publish) -> str:
+        try:
+            self._finish(claim, publish)
+        except _LeaseLost:
+            # Either somebody else owns it now, or a cancel was acknowledged just before.
+            operation = self._store.get_operation(claim.lease.operation_id)
+            if operation is not None and operation.cancel_requested and not operation.done:
+                return self._stop(claim, runner, Reason.CANCELLED)
+            return Reason.FENCED.value
+        failpoint("operation.finished")
+        return "succeeded"
+
+    def _end_with(
+        self, claim: Claim, rows: Callable[[Transaction], None], error: Failure, outcome: str
+    ) -> str:
+        def change(tx: Transaction) -> None:
+            rows(tx)
+
+        try:
+            self._finish(claim, change, error)
+        except _LeaseLost:
+            return Reason.FENCED.value
+        return outcome
+
+    def _stop(self, claim: Claim, runner: Runner, reason: Reason) -> str:
+        operation = claim.operation
+        if reason is Reason.CANCELLED:
+            cancelled = errors.operation_cancelled()
+            return self._end_with(
+                claim, lambda tx: runner.abandon(tx, operation), cancelled, reason.value
+            )
+        if reason is Reason.DRAINING:
+            self._patiently(lambda: self._store.put_back(claim.lease, 0, count_attempt=False))
+        return reason.value
+
+    def _fail(self, claim: Claim, runner: Runner, failure: Failure) -> str:
+        operation = claim.operation
+        log.info(
+            "operation failed",
+            extra={"fields": {"code": failure.code.name, "reason": failure.reason}},
+        )
+        return self._end_with(claim, lambda tx: runner.fail(tx, operation), failure, "failed")
+
+    def _retry_or_fail(
+        self, claim: Claim, runner: Runner, failure: Failure, *, transient: bool = False
+    ) -> str:
+        transient = transient or failure.retry_after_seconds is not None
+        if not transient or claim.attempt >= MAX_ATTEMPTS:
+            return self._fail(claim, runner, failure)
+        delay_ms = RETRY_DELAYS_MS[min(claim.attempt, len(RETRY_DELAYS_MS)) - 1]
+        fields = {"reason": failure.reason, "attempt": claim.attempt, "delay_ms": delay_ms}
+        log.info("operation will be retried", extra={"fields": fields})
+        self._patiently(lambda: self._store.put_back(claim.lease, delay_ms, count_attempt=True))
+        return "retried"
+
+
+def operation_cancelled(claim: Claim) -> bool:
+    """Whether the operation was cancelled while no living worker had it."""
+    return claim.operation.cancel_requested

@@ -1,0 +1,80 @@
+"""What only the SQLite adapter promises."""
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from darkroom.domain.errors import Code, Failure
+from darkroom.storage import migrations
+from darkroom.storage.port import SchemaMismatch
+from darkroom.storage.sqlite import SqliteStore
+from store.rows import NOW_US, insert_image, insert_operation
+
+
+def test_the_file_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.sqlite"
+    SqliteStore(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_blocked_writer_is_told_to_come_back_and_readers_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.sqlite"
+    store = SqliteStore(path, busy_seconds=0.2)
+    store.migrate()
+    image = insert_image(store)
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Failure) as refused:
+        insert_image(store)
+    assert refused.value.code is Code.UNAVAILABLE
+    assert refused.value.retry_after_seconds
+    assert not store.writable()
+    assert store.get_image(image.id) == image
+    blocker.execute("ROLLBACK")
+    insert_image(store)
+    blocker.close()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [(0, "darkroom migrate"), (migrations.latest() + 1, "newer Darkroom")],
+)
+def test_a_foreign_schema_is_refused_with_advice(
+    tmp_path: Path, version: int, advice: str
+) -> None:
+    store = SqliteStore(tmp_path / "metadata.sqlite")
+    connection = sqlite3.connect(tmp_path / "metadata.sqlite")
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    with pytest.raises(SchemaMismatch, match=advice):
+        store.check_schema()
+    if version:
+        with pytest.raises(SchemaMismatch, match=advice):
+            store.migrate()
+    store.close()
+
+
+def test_a_lease_is_judged_by_how_long_its_beat_stood_still_here(tmp_path: Path) -> None:
+    """No wall clock takes part: only this observer's monotonic time counts."""
+    now = [1000.0]
+    store = SqliteStore(
+        tmp_path / "metadata.sqlite", lease_seconds=10.0, monotonic=lambda: now[0]
+    )
+    store.migrate()
+    insert_operation(store, created_at_us=NOW_US + 3600 * 1_000_000)
+    first = store.claim("one")
+    assert first is not None
+    assert store.claim("two") is None  # first sight
+    now[0] += 9.9
+    assert store.claim("two") is None
+    assert store.heartbeat(first.lease, "", 0, None) is not None
+    now[0] += 9.9
+    assert store.claim("two") is None  # the beat moved: the count starts anew
+    now[0] += 10.0
+    second = store.claim("two")
+    assert second is not None
+    assert second.lease.fence == 2
+    store.close()
