@@ -1,0 +1,54 @@
+# `make help` lists what can be made. Everything runs from .venv, which is made when it is missing.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+BIN := .venv/bin
+# Tests start real servers and wait for them a lot, but conversions are real work too.
+TEST_PROCESSES ?= $(shell nproc)
+PYTEST_ARGUMENTS ?=
+
+# program=Debian package
+RUN_NEEDS := qemu-img=qemu-utils bwrap=bubblewrap
+TEST_NEEDS := $(RUN_NEEDS) mkfs.ext4=e2fsprogs
+BENCH_NEEDS := $(RUN_NEEDS) h2load=nghttp2-client curl=curl taskset=util-linux
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## start the development stack in the foreground: server, worker, object storage
+	@tools/bootstrap.sh $(RUN_NEEDS)
+	@exec $(BIN)/darkroom dev
+
+.PHONY: demo
+demo: ## import three real disk images into the running stack and compare what is stored
+	@tools/bootstrap.sh $(TEST_NEEDS)
+	@exec $(BIN)/darkroom demo
+
+.PHONY: environment
+environment: ## make .venv and install the Debian packages that tests need, nothing else
+	@tools/bootstrap.sh $(TEST_NEEDS)
+
+.PHONY: test
+test: environment ## run every test
+	$(BIN)/pytest -n $(TEST_PROCESSES) $(PYTEST_ARGUMENTS)
+
+.PHONY: lint
+lint: environment check-generated ## formatting, lint, types, import directions, protos
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+.PHONY: format
+format: environment ## rewrite the code in its one format
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+.PHONY: clean
+clean: ## remove what make made, the development stack's data included
+	rm -rf .venv .darkroom dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find server tests tools generated -name __pycache__ -type d -prune -exec rm -rf {} +
