@@ -1,0 +1,167 @@
+"""Log lines: one JSON object per record on standard error, never with a URL's query in it.
+
+A line has `time` (RFC 3339, UTC), `level`, `logger` and `event` (the message), then the fields of
+the surrounding `context`, then those of the call's `extra={"fields": {...}}`, and `exception` where
+one was logged.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+
+_STANDARD_ERROR = 2
+_PACKAGE = "darkroom"
+_DEEPEST = 8
+"""Nesting of a field's value beyond which it is written as text: a line always ends."""
+
+_QUERY = re.compile(
+    r"""
+      (?P<url> [a-z][a-z0-9+.-]*:// [^\s?"'<>]* ) \? [^\s"'<>]*   # any query of a whole URL
+    | \? [^\s?&="'<>]+ = [^\s"'<>]*                               # `?name=value` without the URL
+    | X-(?:Amz|Goog)-[a-z-]+ (?: = | %3D ) [^\s&"'<>]*          # one signed parameter by itself
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+_context: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default={})  # noqa: B039, never changed in place
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def context(**fields: Any) -> Iterator[None]:
+    """Add fields to every line that this thread logs inside the block."""
+    token = _context.set({**_context.get(), **fields})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def without_query(text: str) -> str:
+    """The text with the query of whatever looks like a URL cut off.
+
+    A safety net below the code that does not log such text: the query of a pre-signed URL is a
+    password to the object.
+    """
+    if "?" not in text and "X-" not in text and "x-" not in text:
+        return text
+    return _QUERY.sub(lambda match: match["url"] or "", text)
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON, without the line's end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = -1
+        self._second_text = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        own: dict[str, Any] = {
+            "time": self._time(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        # The record's own keys come first and win.
+        line = {**own, **_context.get(), **record.__dict__.get("fields", {}), **own}
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
+        try:
+            text = _encode(line)
+        except (TypeError, ValueError, RecursionError):
+            return _encode(_plain(line))
+        # A backslash may hide where a value ends, so the values are cleaned, not the line.
+        return _encode(_plain(line)) if without_query(text) != text else text
+
+    def _time(self, seconds: float) -> str:
+        whole = int(seconds)
+        if whole != self._second:
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+            self._second = whole
+        return f"{self._second_text}.{int((seconds - whole) * 1e6):06d}Z"
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """The value in types that JSON has, every text in it without queries."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if depth < _DEEPEST:
+        if isinstance(value, Mapping):
+            return {without_query(str(key)): _plain(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [_plain(item, depth + 1) for item in value]
+        return without_query(str(value))
+    return "..."
+
+
+class StandardErrorHandler(logging.Handler):
+    """Writes each line with one system call, straight to file descriptor 2.
+
+    A line that cannot be written is dropped: a full disk or a closed pipe behind standard error
+    must not fail the call that is being logged.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record).encode() + b"\n"
+        except Exception:
+            # A field whose text cannot be made: say which line was lost, not why.
+            line = b'{"level":"error","event":"a log line could not be made","logger":%s}\n' % (
+                json.dumps(record.name).encode()
+            )
+        with contextlib.suppress(OSError):
+            while line:
+                line = line[os.write(_STANDARD_ERROR, line) :]
+
+
+def configure(level: str = "info") -> None:
+    """Send this process's logs, warnings and uncaught exceptions to standard error as JSON.
+
+    `level` (debug, info or warning) is that of Darkroom itself; libraries are heard from warning
+    on.
+    """
+    handler = StandardErrorHandler()
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(_PACKAGE).setLevel(level.upper())
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+    # None of these is written, and collecting them costs as much as the rest of a line: the
+    # logging documentation's own advice on speed.
+    logging.logThreads = False
+    logging.logProcesses = False
+    logging.logMultiprocessing = False
+    logging._srcfile = None
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    _log.critical("uncaught exception", exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:
+    if arguments.exc_value is None or isinstance(arguments.exc_value, SystemExit):
+        return
+    fields = {"thread": arguments.thread.name if arguments.thread else ""}
+    _log.critical("uncaught exception", exc_info=arguments.exc_value, extra={"fields": fields})
