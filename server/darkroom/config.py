@@ -16,9 +16,7 @@ class SettingError(ValueError):
     """A setting has a value that cannot be used; the text says which, why and what to do."""
 
 
-def _setting(
-    default: Any, help_text: str, parse: Callable[[str], Any] = str
-) -> Any:
+def _setting(default: Any, help_text: str, parse: Callable[[str], Any] = str) -> Any:
     metadata = {"help": help_text, "parse": parse}
     if isinstance(default, tuple):
         return field(default=default, metadata={**metadata, "repeatable": True})

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from darkroom.domain.content import Content
-from darkroom.domain.image import Image, Status
 from darkroom.domain.ids import new_id
+from darkroom.domain.image import Image, Status
 from darkroom.domain.operation import IMAGE_CREATE, Operation, State
 from darkroom.storage.port import MetadataStore
 

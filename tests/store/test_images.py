@@ -143,5 +143,5 @@ def test_a_content_in_use_cannot_be_removed(store: MetadataStore) -> None:
 
 
 def test_an_image_of_a_content_that_is_not_there_is_refused(store: MetadataStore) -> None:
-    with pytest.raises(Exception, match="(?i)foreign key"):
+    with pytest.raises(Exception, match=r"(?i)foreign key"):
         insert_image(store, content_id="gone.1")

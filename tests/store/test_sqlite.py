@@ -42,9 +42,7 @@ def test_a_blocked_writer_is_told_to_come_back_and_readers_go_on(tmp_path: Path)
     ("version", "advice"),
     [(0, "darkroom migrate"), (migrations.latest() + 1, "newer Darkroom")],
 )
-def test_a_foreign_schema_is_refused_with_advice(
-    tmp_path: Path, version: int, advice: str
-) -> None:
+def test_a_foreign_schema_is_refused_with_advice(tmp_path: Path, version: int, advice: str) -> None:
     store = SqliteStore(tmp_path / "metadata.sqlite")
     connection = sqlite3.connect(tmp_path / "metadata.sqlite")
     connection.execute(f"PRAGMA user_version = {version}")
@@ -60,9 +58,7 @@ def test_a_foreign_schema_is_refused_with_advice(
 def test_a_lease_is_judged_by_how_long_its_beat_stood_still_here(tmp_path: Path) -> None:
     """No wall clock takes part: only this observer's monotonic time counts."""
     now = [1000.0]
-    store = SqliteStore(
-        tmp_path / "metadata.sqlite", lease_seconds=10.0, monotonic=lambda: now[0]
-    )
+    store = SqliteStore(tmp_path / "metadata.sqlite", lease_seconds=10.0, monotonic=lambda: now[0])
     store.migrate()
     insert_operation(store, created_at_us=NOW_US + 3600 * 1_000_000)
     first = store.claim("one")

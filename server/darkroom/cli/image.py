@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         state = "not found" if image is None else f"in status {image.status.name}"
         print(f'darkroom: Image "{arguments.image_id}" is {state}', file=sys.stderr)
         return 1
-    with wiring.open_contents(settings).reading(image.content_id) as path:
+    with wiring.open_contents(settings).read_path(image.content_id) as path:
         try:
             with path.open("rb") as source, arguments.file.open("xb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)

@@ -1,0 +1,169 @@
+"""What a call costs beside an empty gRPC handler: the ratios that `docs/operations.md` quotes.
+
+Two servers on one core, the same client (h2load) on another, the same number of threads, runs
+interleaved in pairs. Only ratios of one run are compared; absolute figures are for the reader.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+from measure import Ratio, Server, report, running, server_command
+
+from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2, image_service_pb2_grpc
+
+GET = "/yandex.cloud.compute.v1.ImageService/Get"
+LIST = "/yandex.cloud.compute.v1.ImageService/List"
+CREATE = "/yandex.cloud.compute.v1.ImageService/Create"
+FOLDER = "bench"
+
+
+def framed(message: bytes) -> bytes:
+    """A gRPC message as it goes over HTTP/2: no compression, length, bytes."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def load(address: str, method: str, body: Path, calls: int, connections: int) -> tuple[float, int]:
+    """Calls per second by h2load, and the bytes of reply bodies it received."""
+    command = ["taskset", "-c", "1", "h2load", "-n", str(calls), "-c", str(connections), "-m", "4"]
+    command += ["-d", str(body), "-H", "content-type: application/grpc", "-H", "te: trailers"]
+    output = subprocess.run(
+        [*command, f"http://{address}{method}"], check=True, capture_output=True, text=True
+    ).stdout
+    rate = re.search(r"finished in [^,]+, ([\d.]+) req/s", output)
+    done = re.search(r"(\d+) succeeded, 0 failed, 0 errored, 0 timeout", output)
+    data = re.search(r"\((\d+)\) data$", output, re.MULTILINE)
+    assert rate and done and data and int(done[1]) == calls, output
+    return float(rate[1]), int(data[1])
+
+
+def compare(
+    title: str,
+    goal: float | None,
+    ours: Server,
+    bare: Server,
+    method: str,
+    request: bytes,
+    reply_bytes: Callable[[int], bool],
+    *,
+    pairs: int,
+    calls: int,
+    folder: Path,
+) -> Ratio:
+    """Median of `pairs` interleaved pairs; every reply of ours must be as long as a good one.
+
+    h2load counts an error as a success, but an error has no reply body.
+    """
+    body = folder / "body"
+    body.write_bytes(framed(request))
+    figures: list[tuple[float, float]] = []
+    for number in range(pairs + 1):
+        bare_rate, _ = load(bare.address, method, body, calls, 8)
+        our_rate, data = load(ours.address, method, body, calls, 8)
+        assert reply_bytes(data), f"{title}: replies are not the expected ones ({data} bytes)"
+        if number:  # the first pair warms both up
+            figures.append((our_rate, bare_rate))
+    ratio = statistics.median(our / theirs for our, theirs in figures)
+    unit = "calls/s"
+    return Ratio(title, ratio, goal, unit, [our for our, _ in figures], [b for _, b in figures])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=20_000)
+    arguments = parser.parse_args()
+    assert shutil.which("h2load"), "h2load is missing: apt-get install nghttp2-client"
+    assert len(os.sched_getaffinity(0)) >= 2, "needs two cores: one for servers, one for clients"
+    ratios = []
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        with (
+            running(server_command(folder / "data"), folder / "ours.log", cpu=0) as ours,
+            running(
+                [sys.executable, str(Path(__file__).with_name("bare.py"))], None, cpu=0
+            ) as bare,
+        ):
+            image_id, reply = seed(folder, ours)
+            size = len(framed(reply))
+            options = {"pairs": arguments.pairs, "folder": folder}
+            get = image_service_pb2.GetImageRequest(image_id=image_id).SerializeToString()
+            calls = arguments.calls
+            ratios.append(
+                compare(
+                    *("Get of an existing image / empty handler", 0.55, ours, bare, GET, get),
+                    lambda data: data == calls * size,
+                    calls=calls,
+                    **options,
+                )
+            )
+            create = image_service_pb2.CreateImageRequest(folder_id=FOLDER, image_id=image_id)
+            ratios.append(
+                compare(
+                    *("Create from image_id / bare handler, same rows", 0.6, ours, bare, CREATE),
+                    create.SerializeToString(),
+                    lambda data: data > calls // 4 * size,
+                    calls=calls // 4,
+                    **options,
+                )
+            )
+            listing = image_service_pb2.ListImagesRequest(folder_id=FOLDER, page_size=50)
+            ratios.append(
+                compare(
+                    *("List of 50 / empty handler", None, ours, bare, LIST),
+                    listing.SerializeToString(),
+                    lambda data: data > calls // 20 * 40 * size,
+                    calls=calls // 20,
+                    **options,
+                )
+            )
+    return report(ratios)
+
+
+def seed(folder: Path, ours: Server) -> tuple[str, bytes]:
+    """One READY image, written straight into the database, and the reply that Get gives for it."""
+    from darkroom.domain.content import Content
+    from darkroom.domain.ids import new_id
+    from darkroom.domain.image import Image, Status
+    from darkroom.storage.sqlite import SqliteStore
+
+    store = SqliteStore(folder / "data" / "metadata.sqlite")
+    content = Content("bench.1", 1 << 30, 1 << 28, "0" * 64, "0" * 64, 0)
+    image = Image(
+        id=new_id(),
+        folder_id=FOLDER,
+        created_at_us=1_790_000_000_000_000,
+        status=Status.READY,
+        name="bench-image",
+        description="What a real image might say about itself.",
+        labels={"environment": "production", "team": "platform"},
+        family="bench",
+        size_bytes=1 << 30,
+        storage_size_bytes=1 << 28,
+        min_disk_size_bytes=1 << 30,
+        product_ids=("f2e000000000000000",),
+        content_id=content.id,
+    )
+
+    def change(tx: object) -> None:
+        tx.insert_content(content)  # type: ignore[attr-defined]
+        tx.insert_image(image)  # type: ignore[attr-defined]
+
+    store.write(change)
+    store.close()
+    with grpc.insecure_channel(ours.address) as channel:
+        stub = image_service_pb2_grpc.ImageServiceStub(channel)
+        reply = stub.Get(image_service_pb2.GetImageRequest(image_id=image.id))
+    return image.id, reply.SerializeToString()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Settings: flags over variables over defaults, each bad value named."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from darkroom import config
+from darkroom.config import SettingError, Settings, load
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    config.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_the_default_listens_on_loopback_only() -> None:
+    settings = load(parse(), {})
+    assert settings == Settings()
+    assert settings.listen == "127.0.0.1:50051"
+    assert settings.source_allow == ("https://storage.yandexcloud.net/",)
+
+
+def test_a_flag_wins_over_a_variable() -> None:
+    environment = {"DARKROOM_WORKERS": "3", "DARKROOM_DATA_DIR": "/from/variable"}
+    settings = load(parse("--workers", "2"), environment)
+    assert settings.workers == 2
+    assert settings.data_dir == Path("/from/variable")
+
+
+def test_a_repeatable_setting_replaces_its_default() -> None:
+    first, second = "http://127.0.0.1:1/", "http://127.0.0.1:2/"
+    flags = ("--source-allow", first, "--source-allow", second)
+    assert load(parse(*flags), {}).source_allow == (first, second)
+    variable = {"DARKROOM_SOURCE_ALLOW": f"{first} {second}"}
+    assert load(parse(), variable).source_allow == (first, second)
+
+
+def test_settings_survive_the_way_through_the_environment() -> None:
+    settings = load(
+        parse("--source-allow", "http://127.0.0.1:1/", "--workers", "0", "--lease-seconds", "2.5"),
+        {"DARKROOM_ALLOW_UNCONFINED_CONVERSION": "true", "DARKROOM_COMPRESSION": "zstd"},
+    )
+    assert load(parse(), settings.to_environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("workers", "-1"),
+        ("workers", "many"),
+        ("listen", "50051"),
+        ("listen", "localhost:99999"),
+        ("compression", "gzip"),
+        ("lease_seconds", "nan"),
+        ("log_level", "loud"),
+        ("source_allow", "storage.yandexcloud.net"),
+        ("allow_unconfined_conversion", "perhaps"),
+    ],
+)
+def test_a_bad_value_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingError, match=name.replace("_", "[_-]")):
+        load(parse(config.flag(name), value), {})
+    with pytest.raises(SettingError, match=f"(?i){name}"):
+        load(parse(), {config.variable(name): value})
+
+
+@pytest.mark.parametrize("url", ["postgresql://host/db", "sqlite:", "metadata.sqlite"])
+def test_an_unsupported_database_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="database_url"):
+        _ = Settings(database_url=url).sqlite_path
+
+
+def test_the_readme_table_is_the_real_one() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("<!-- settings:begin -->")[2].partition("<!-- settings:end -->")[0]
+    assert shown.strip() == config.table()

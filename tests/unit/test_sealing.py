@@ -1,0 +1,56 @@
+"""Secrets at rest."""
+
+import base64
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from darkroom.storage.sealing import Keyring, KeyUnknown
+
+URL = "https://storage.yandexcloud.net/b/o?X-Amz-Signature=0123456789abcdef"
+
+
+def test_a_key_file_is_made_once_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "secret.key"
+    sealed = Keyring.load_or_create(path).seal("op", URL)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Keyring.load_or_create(path).open("op", sealed) == URL
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_sealed_text_shows_nothing_and_differs_each_time(tmp_path: Path) -> None:
+    keyring = Keyring.load_or_create(tmp_path / "secret.key")
+    first, second = keyring.seal("op", URL), keyring.seal("op", URL)
+    assert first != second
+    for sealed in (first, second):
+        raw = base64.b64decode(sealed.partition(".")[2])
+        assert b"Signature" not in raw and "Signature" not in sealed
+
+
+def test_a_secret_is_bound_to_its_operation(tmp_path: Path) -> None:
+    keyring = Keyring.load_or_create(tmp_path / "secret.key")
+    with pytest.raises(KeyUnknown):
+        keyring.open("another operation", keyring.seal("op", URL))
+
+
+def test_old_keys_still_open_and_the_first_one_seals() -> None:
+    old, new = os.urandom(32), os.urandom(32)
+    sealed_before = Keyring([old]).seal("op", URL)
+    rotated = Keyring([new, old])
+    assert rotated.open("op", sealed_before) == URL
+    assert Keyring([new]).open("op", rotated.seal("op", URL)) == URL
+    with pytest.raises(KeyUnknown):
+        Keyring([new]).open("op", sealed_before)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "short\n", "%%%\n", base64.b64encode(b"x" * 31).decode()]
+)
+def test_a_file_that_is_no_key_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "secret.key"
+    path.write_text(text, encoding="ascii")
+    with pytest.raises(ValueError, match="key"):
+        Keyring.load_or_create(path)
+    assert path.read_text(encoding="ascii") == text
