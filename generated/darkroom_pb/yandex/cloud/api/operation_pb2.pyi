@@ -20,12 +20,21 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Operation(_message.Message):
+    """The message types inside the operation of a method. A name without a package is looked up from
+    the package of the method outwards, as the .proto language does: in yandex.cloud.compute.v1,
+    "Image" is yandex.cloud.compute.v1.Image.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     METADATA_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     metadata: _builtins.str
+    """Type of Operation.metadata: which resource the operation is about."""
     response: _builtins.str
+    """Type of Operation.response once the operation has succeeded; google.protobuf.Empty where
+    nothing is left to show.
+    """
     def __init__(
         self,
         *,
@@ -42,3 +51,6 @@ Global___Operation: _TypeAlias = Operation  # noqa: Y015
 
 OPERATION_FIELD_NUMBER: _builtins.int
 operation: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Operation]
+"""Marks a method that answers with a yandex.cloud.operation.Operation, and says what the two
+google.protobuf.Any fields of that operation hold.
+"""

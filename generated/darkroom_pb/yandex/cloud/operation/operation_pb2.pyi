@@ -21,6 +21,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Operation(_message.Message):
+    """One change to a resource: what was asked, by whom, and how it went. Every method that changes
+    something answers with one. Work that moves no data is finished in that very answer (done is
+    true); for the rest ask OperationService.Get about once a second until done is true.
+
+    Finished operations can be read for two weeks, also when the resource is gone.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -33,19 +40,40 @@ class Operation(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    """Identifies the operation."""
     description: _builtins.str
+    """What is being done, for a person, for instance "Create image"."""
     created_by: _builtins.str
+    """Id of the user or of the service account that asked for it."""
     done: _builtins.bool
+    """Whether the operation has ended. Once true, nothing in this message changes any more."""
     @_builtins.property
-    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the operation was accepted."""
+
     @_builtins.property
-    def modified_at(self) -> _timestamp_pb2.Timestamp: ...
+    def modified_at(self) -> _timestamp_pb2.Timestamp:
+        """When the operation last changed."""
+
     @_builtins.property
-    def metadata(self) -> _any_pb2.Any: ...
+    def metadata(self) -> _any_pb2.Any:
+        """The resource it is about, known from the first answer on. Its type is the one that the method
+        names in (yandex.cloud.api.operation).metadata.
+        """
+
     @_builtins.property
-    def error(self) -> _status_pb2.Status: ...
+    def error(self) -> _status_pb2.Status:
+        """Why the operation failed. Code CANCELLED (1) if it was cancelled. The message says what to
+        do about it; details carry the same in machine-readable form.
+        """
+
     @_builtins.property
-    def response(self) -> _any_pb2.Any: ...
+    def response(self) -> _any_pb2.Any:
+        """What the operation gave: the resource as it was left, or google.protobuf.Empty after a
+        deletion. Its type is the one that the method names in
+        (yandex.cloud.api.operation).response.
+        """
+
     def __init__(
         self,
         *,

@@ -18,10 +18,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetOperationRequest(_message.Message):
+    """Which operation to show."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     OPERATION_ID_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
+    """Operation.id, as a changing method has returned it. Required."""
     def __init__(
         self,
         *,
@@ -37,10 +40,13 @@ Global___GetOperationRequest: _TypeAlias = GetOperationRequest  # noqa: Y015
 
 @_typing.final
 class CancelOperationRequest(_message.Message):
+    """Which operation to stop."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     OPERATION_ID_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
+    """Operation.id, as a changing method has returned it. Required."""
     def __init__(
         self,
         *,

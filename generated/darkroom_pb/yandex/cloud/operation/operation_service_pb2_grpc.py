@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class OperationServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Follows and stops the operations that other services have started.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -48,16 +49,26 @@ class OperationServiceStub:
 
 
 class OperationServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Follows and stops the operations that other services have started.
+    """
 
     def Get(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Shows how an operation stands. Answers from the moment its id is known.
+
+        NOT_FOUND: there is no such operation, or it ended more than two weeks ago.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Asks for an operation to be stopped, and answers with the operation as it stands. If it has
+        not begun, it is over at once; if it is under way, it stops within moments and then carries an
+        error with code CANCELLED. The work may still win the race and succeed: look at done and at
+        the result. An operation that has ended stays as it is and is returned without an error.
+
+        NOT_FOUND: there is no such operation, or it ended more than two weeks ago.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -84,7 +95,8 @@ def add_OperationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OperationService:
-    """Missing associated documentation comment in .proto file."""
+    """Follows and stops the operations that other services have started.
+    """
 
     @staticmethod
     def Get(request,

@@ -14,23 +14,49 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OperationServiceStub:
+    """Follows and stops the operations that other services have started."""
+
     def __init__(self, channel: _grpc.Channel) -> None: ...
     Get: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.GetOperationRequest, _operation_pb2.Operation]
+    """Shows how an operation stands. Answers from the moment its id is known.
+
+    NOT_FOUND: there is no such operation, or it ended more than two weeks ago.
+    """
     Cancel: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.CancelOperationRequest, _operation_pb2.Operation]
+    """Asks for an operation to be stopped, and answers with the operation as it stands. If it has
+    not begun, it is over at once; if it is under way, it stops within moments and then carries an
+    error with code CANCELLED. The work may still win the race and succeed: look at done and at
+    the result. An operation that has ended stays as it is and is returned without an error.
+
+    NOT_FOUND: there is no such operation, or it ended more than two weeks ago.
+    """
 
 class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Follows and stops the operations that other services have started."""
+
     @_abc_1.abstractmethod
     def Get(
         self,
         request: _operation_service_pb2.GetOperationRequest,
         context: _grpc.ServicerContext,
-    ) -> _operation_pb2.Operation: ...
+    ) -> _operation_pb2.Operation:
+        """Shows how an operation stands. Answers from the moment its id is known.
+
+        NOT_FOUND: there is no such operation, or it ended more than two weeks ago.
+        """
 
     @_abc_1.abstractmethod
     def Cancel(
         self,
         request: _operation_service_pb2.CancelOperationRequest,
         context: _grpc.ServicerContext,
-    ) -> _operation_pb2.Operation: ...
+    ) -> _operation_pb2.Operation:
+        """Asks for an operation to be stopped, and answers with the operation as it stands. If it has
+        not begun, it is over at once; if it is under way, it stops within moments and then carries an
+        error with code CANCELLED. The work may still win the race and succeed: look at done and at
+        the result. An operation that has ended stays as it is and is returned without an error.
+
+        NOT_FOUND: there is no such operation, or it ended more than two weeks ago.
+        """
 
 def add_OperationServiceServicer_to_server(servicer: OperationServiceServicer, server: _grpc.Server) -> None: ...

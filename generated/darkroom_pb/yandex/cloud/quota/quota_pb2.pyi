@@ -20,14 +20,19 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class QuotaMetric(_message.Message):
+    """One counted thing: how much of it is allowed and how much is in use."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """What is counted, for instance "compute.images.count"."""
     limit: _builtins.int
+    """How much is allowed, in the unit of the metric (pieces, or bytes for sizes)."""
     usage: _builtins.float
+    """How much is in use, in the same unit."""
     def __init__(
         self,
         *,
@@ -45,12 +50,16 @@ Global___QuotaMetric: _TypeAlias = QuotaMetric  # noqa: Y015
 
 @_typing.final
 class MetricLimit(_message.Message):
+    """A limit to be set."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """QuotaMetric.name."""
     limit: _builtins.int
+    """How much to allow, in the unit of the metric."""
     def __init__(
         self,
         *,
@@ -67,17 +76,24 @@ Global___MetricLimit: _TypeAlias = MetricLimit  # noqa: Y015
 
 @_typing.final
 class QuotaFailure(_message.Message):
+    """Among the details of a RESOURCE_EXHAUSTED status: the quotas that stood in the way."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Violation(_message.Message):
+        """One quota that is too small for the request."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         METRIC_FIELD_NUMBER: _builtins.int
         REQUIRED_FIELD_NUMBER: _builtins.int
         required: _builtins.int
+        """The limit that would have let the request through, in the unit of the metric."""
         @_builtins.property
-        def metric(self) -> Global___QuotaMetric: ...
+        def metric(self) -> Global___QuotaMetric:
+            """The quota and its present use."""
+
         def __init__(
             self,
             *,
@@ -92,7 +108,9 @@ class QuotaFailure(_message.Message):
 
     VIOLATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaFailure.Violation]: ...
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaFailure.Violation]:
+        """Every quota that is too small, not only the first one found."""
+
     def __init__(
         self,
         *,

@@ -24,26 +24,41 @@ class _PCITopology:
 class _PCITopologyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PCITopology.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PCI_TOPOLOGY_UNSPECIFIED: _PCITopology.ValueType  # 0
+    """Left to the server, which takes PCI_TOPOLOGY_V1."""
     PCI_TOPOLOGY_V1: _PCITopology.ValueType  # 1
+    """First layout, which every legacy image understands."""
     PCI_TOPOLOGY_V2: _PCITopology.ValueType  # 2
+    """Second layout, the only one of the second hardware generation."""
 
-class PCITopology(_PCITopology, metaclass=_PCITopologyEnumTypeWrapper): ...
+class PCITopology(_PCITopology, metaclass=_PCITopologyEnumTypeWrapper):
+    """Layout of the PCI devices of a machine."""
 
 PCI_TOPOLOGY_UNSPECIFIED: PCITopology.ValueType  # 0
+"""Left to the server, which takes PCI_TOPOLOGY_V1."""
 PCI_TOPOLOGY_V1: PCITopology.ValueType  # 1
+"""First layout, which every legacy image understands."""
 PCI_TOPOLOGY_V2: PCITopology.ValueType  # 2
+"""Second layout, the only one of the second hardware generation."""
 Global___PCITopology: _TypeAlias = PCITopology  # noqa: Y015
 
 @_typing.final
 class HardwareGeneration(_message.Message):
+    """The virtual hardware that the system in an image needs to find when it boots. It is settled when
+    the image is made, passed on to everything made from it, and never changed afterwards.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LEGACY_FEATURES_FIELD_NUMBER: _builtins.int
     GENERATION2_FEATURES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def legacy_features(self) -> Global___LegacyHardwareFeatures: ...
+    def legacy_features(self) -> Global___LegacyHardwareFeatures:
+        """First generation: BIOS and MBR."""
+
     @_builtins.property
-    def generation2_features(self) -> Global___Generation2HardwareFeatures: ...
+    def generation2_features(self) -> Global___Generation2HardwareFeatures:
+        """Second generation: UEFI and GPT, always with the second PCI topology."""
+
     def __init__(
         self,
         *,
@@ -62,10 +77,13 @@ Global___HardwareGeneration: _TypeAlias = HardwareGeneration  # noqa: Y015
 
 @_typing.final
 class LegacyHardwareFeatures(_message.Message):
+    """What may be chosen in the first hardware generation."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PCI_TOPOLOGY_FIELD_NUMBER: _builtins.int
     pci_topology: Global___PCITopology.ValueType
+    """How the PCI devices are laid out. Unspecified means PCI_TOPOLOGY_V1."""
     def __init__(
         self,
         *,
@@ -81,12 +99,16 @@ Global___LegacyHardwareFeatures: _TypeAlias = LegacyHardwareFeatures  # noqa: Y0
 
 @_typing.final
 class Generation2HardwareFeatures(_message.Message):
+    """What may be chosen in the second hardware generation."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SECURE_BOOT_TEMPLATE_ID_FIELD_NUMBER: _builtins.int
     VTPM_ENABLED_FIELD_NUMBER: _builtins.int
     secure_boot_template_id: _builtins.str
+    """Id of the template of secure boot keys. Empty: no secure boot."""
     vtpm_enabled: _builtins.bool
+    """Whether the machine has a virtual TPM."""
     def __init__(
         self,
         *,

@@ -24,6 +24,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Image(_message.Message):
+    """A disk image: contents that never change, with a name, and facts about the system inside."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Status:
@@ -33,17 +35,33 @@ class Image(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Image._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATUS_UNSPECIFIED: Image._Status.ValueType  # 0
+        """Never sent."""
         CREATING: Image._Status.ValueType  # 1
+        """The contents are on their way; the image cannot be used yet."""
         READY: Image._Status.ValueType  # 2
+        """Complete and ready to be used."""
         ERROR: Image._Status.ValueType  # 3
+        """The creation failed; the operation says why. The image can only be deleted. Its name is free
+        again, and GetLatestByFamily passes over it.
+        """
         DELETING: Image._Status.ValueType  # 4
+        """Being deleted."""
 
-    class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """Where an image stands in its life."""
+
     STATUS_UNSPECIFIED: Image.Status.ValueType  # 0
+    """Never sent."""
     CREATING: Image.Status.ValueType  # 1
+    """The contents are on their way; the image cannot be used yet."""
     READY: Image.Status.ValueType  # 2
+    """Complete and ready to be used."""
     ERROR: Image.Status.ValueType  # 3
+    """The creation failed; the operation says why. The image can only be deleted. Its name is free
+    again, and GetLatestByFamily passes over it.
+    """
     DELETING: Image.Status.ValueType  # 4
+    """Being deleted."""
 
     @_typing.final
     class LabelsEntry(_message.Message):
@@ -82,27 +100,51 @@ class Image(_message.Message):
     HARDWARE_GENERATION_FIELD_NUMBER: _builtins.int
     KMS_KEY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    """Identifies the image."""
     folder_id: _builtins.str
+    """Id of the folder that holds the image."""
     name: _builtins.str
+    """Name, unique among the images of the folder. Empty for an unnamed image."""
     description: _builtins.str
+    """Free text."""
     family: _builtins.str
+    """Family of the image, for GetLatestByFamily. Empty: it belongs to none."""
     size: _builtins.int
+    """Size of the disk that a machine sees, in bytes. 0 until the contents are known."""
     storage_size: _builtins.int
+    """Size of the contents as they are stored, in bytes: holes do not count. 0 until the contents are
+    known.
+    """
     min_disk_size: _builtins.int
+    """Smallest disk that can be made from this image, in bytes."""
     status: Global___Image.Status.ValueType
+    """Where the image stands."""
     pooled: _builtins.bool
+    """Whether copies are kept ready so that disks come up faster."""
     @_builtins.property
-    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the creation was accepted, in whole seconds."""
+
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels by key."""
+
     @_builtins.property
-    def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the licences that go with the image and with everything made from it."""
+
     @_builtins.property
-    def os(self) -> Global___Os: ...
+    def os(self) -> Global___Os:
+        """The operating system inside. Always set."""
+
     @_builtins.property
-    def hardware_generation(self) -> _hardware_generation_pb2.HardwareGeneration: ...
+    def hardware_generation(self) -> _hardware_generation_pb2.HardwareGeneration:
+        """The virtual hardware that the system inside needs."""
+
     @_builtins.property
-    def kms_key(self) -> _kek_pb2.KMSKey: ...
+    def kms_key(self) -> _kek_pb2.KMSKey:
+        """The key that the contents are encrypted with. Not set: they are not encrypted."""
+
     def __init__(
         self,
         *,
@@ -133,6 +175,8 @@ Global___Image: _TypeAlias = Image  # noqa: Y015
 
 @_typing.final
 class Os(_message.Message):
+    """An operating system."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Type:
@@ -142,19 +186,30 @@ class Os(_message.Message):
     class _TypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Os._Type.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         TYPE_UNSPECIFIED: Os._Type.ValueType  # 0
+        """Left to the server: that of the source, otherwise LINUX."""
         LINUX: Os._Type.ValueType  # 1
+        """Linux."""
         WINDOWS: Os._Type.ValueType  # 2
+        """Windows."""
 
-    class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
+    class Type(_Type, metaclass=_TypeEnumTypeWrapper):
+        """Kinds of operating systems."""
+
     TYPE_UNSPECIFIED: Os.Type.ValueType  # 0
+    """Left to the server: that of the source, otherwise LINUX."""
     LINUX: Os.Type.ValueType  # 1
+    """Linux."""
     WINDOWS: Os.Type.ValueType  # 2
+    """Windows."""
 
     TYPE_FIELD_NUMBER: _builtins.int
     NVIDIA_FIELD_NUMBER: _builtins.int
     type: Global___Os.Type.ValueType
+    """The kind of system."""
     @_builtins.property
-    def nvidia(self) -> Global___Nvidia: ...
+    def nvidia(self) -> Global___Nvidia:
+        """NVIDIA software inside the image. Not set: nothing is known of any."""
+
     def __init__(
         self,
         *,
@@ -171,10 +226,13 @@ Global___Os: _TypeAlias = Os  # noqa: Y015
 
 @_typing.final
 class Nvidia(_message.Message):
+    """NVIDIA software inside an image."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DRIVER_FIELD_NUMBER: _builtins.int
     driver: _builtins.str
+    """Version of the driver."""
     def __init__(
         self,
         *,

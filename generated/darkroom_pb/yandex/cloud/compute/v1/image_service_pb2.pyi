@@ -24,10 +24,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetImageRequest(_message.Message):
+    """Which image to show."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
+    """Image.id, at most 50 characters. Required."""
     def __init__(
         self,
         *,
@@ -43,12 +46,16 @@ Global___GetImageRequest: _TypeAlias = GetImageRequest  # noqa: Y015
 
 @_typing.final
 class GetImageLatestByFamilyRequest(_message.Message):
+    """Which family's latest image to show."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FOLDER_ID_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
     folder_id: _builtins.str
+    """Id of the folder to look in, at most 50 characters. Required."""
     family: _builtins.str
+    """Image.family: 3 to 63 lower-case Latin letters, digits and "-", a letter first, no "-" last."""
     def __init__(
         self,
         *,
@@ -65,6 +72,8 @@ Global___GetImageLatestByFamilyRequest: _TypeAlias = GetImageLatestByFamilyReque
 
 @_typing.final
 class ListImagesRequest(_message.Message):
+    """Which images to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FOLDER_ID_FIELD_NUMBER: _builtins.int
@@ -73,10 +82,19 @@ class ListImagesRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
     folder_id: _builtins.str
+    """Id of the folder whose images are listed, at most 50 characters. Required."""
     page_size: _builtins.int
+    """How many images to answer with at most, up to 1000. Omitted or 0: 100."""
     page_token: _builtins.str
+    """ListImagesResponse.next_page_token of the page before, at most 100 characters; the other fields
+    must be what they were then. Empty: the first page.
+    """
     filter: _builtins.str
+    """Which of the images to list, by name, for instance: name = "web-1". At most 1000 characters.
+    Empty: all of them.
+    """
     order_by: _builtins.str
+    """In which order, for instance: createdAt desc. At most 100 characters. Empty: id asc."""
     def __init__(
         self,
         *,
@@ -96,13 +114,18 @@ Global___ListImagesRequest: _TypeAlias = ListImagesRequest  # noqa: Y015
 
 @_typing.final
 class ListImagesResponse(_message.Message):
+    """One page of a folder's images."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Goes into page_token to get the next page. Empty: this was the last one."""
     @_builtins.property
-    def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]: ...
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
+        """Images of the folder, whatever their status."""
+
     def __init__(
         self,
         *,
@@ -119,6 +142,8 @@ Global___ListImagesResponse: _TypeAlias = ListImagesResponse  # noqa: Y015
 
 @_typing.final
 class CreateImageRequest(_message.Message):
+    """What image to make."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -156,23 +181,58 @@ class CreateImageRequest(_message.Message):
     POOLED_FIELD_NUMBER: _builtins.int
     HARDWARE_GENERATION_FIELD_NUMBER: _builtins.int
     folder_id: _builtins.str
+    """Id of the folder to put the image in, at most 50 characters. Required."""
     name: _builtins.str
+    """Name, unique among the images of the folder: 1 to 63 lower-case Latin letters, digits, "-" and
+    "_", a letter first, a letter or a digit last. Empty: the image has no name.
+    """
     description: _builtins.str
+    """Free text, at most 256 characters."""
     family: _builtins.str
+    """Family to put the image in, for GetLatestByFamily: 3 to 63 lower-case Latin letters, digits and
+    "-", a letter first, no "-" last. Empty: none.
+    """
     min_disk_size: _builtins.int
+    """Smallest disk that may be made from the image, in bytes: 4194304 (4 MiB) to 4398046511104
+    (4 TiB), and not below the size of the disk inside, or the operation fails. Omitted or 0: the
+    size of the disk inside, rounded up to 4 MiB.
+    """
     image_id: _builtins.str
+    """Id of another image, whose contents are shared: nothing is copied. At most 50 characters."""
     disk_id: _builtins.str
+    """Id of a disk. At most 50 characters."""
     snapshot_id: _builtins.str
+    """Id of a snapshot. At most 50 characters."""
     uri: _builtins.str
+    """Pre-signed URL of an object that holds a disk image: qcow2 (version 2 or 3), VMDK (sparse or
+    stream-optimized, in one file) or raw. It must be in one of the object storages that the
+    server allows, stay valid until the file has been fetched, and the object must not change
+    meanwhile. Refused: archives, encrypted images, and images that need another file.
+    """
     pooled: _builtins.bool
+    """Whether to keep copies ready so that disks come up faster."""
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """At most 64 labels. A key has 1 to 63 characters, a lower-case Latin letter first; a value has
+        up to 63 and may be empty. Both are made of lower-case Latin letters, digits and - _ . / \\ @
+        """
+
     @_builtins.property
-    def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of licences to attach, each at most 50 characters."""
+
     @_builtins.property
-    def os(self) -> _image_pb2.Os: ...
+    def os(self) -> _image_pb2.Os:
+        """The operating system inside. Omitted, or of an unspecified type: that of the source image, disk
+        or snapshot; LINUX for a URL.
+        """
+
     @_builtins.property
-    def hardware_generation(self) -> _hardware_generation_pb2.HardwareGeneration: ...
+    def hardware_generation(self) -> _hardware_generation_pb2.HardwareGeneration:
+        """The virtual hardware that the system inside needs. Omitted: that of the source image, disk or
+        snapshot; legacy_features with PCI_TOPOLOGY_V1 for a URL.
+        """
+
     def __init__(
         self,
         *,
@@ -203,10 +263,13 @@ Global___CreateImageRequest: _TypeAlias = CreateImageRequest  # noqa: Y015
 
 @_typing.final
 class CreateImageMetadata(_message.Message):
+    """Metadata of the operation that makes an image."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
+    """Id of the image, which can be asked for from now on."""
     def __init__(
         self,
         *,
@@ -222,6 +285,8 @@ Global___CreateImageMetadata: _TypeAlias = CreateImageMetadata  # noqa: Y015
 
 @_typing.final
 class UpdateImageRequest(_message.Message):
+    """What to change in an image."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -251,13 +316,27 @@ class UpdateImageRequest(_message.Message):
     MIN_DISK_SIZE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
+    """Image.id, at most 50 characters. Required."""
     name: _builtins.str
+    """New name, by the rules of CreateImageRequest.name."""
     description: _builtins.str
+    """New description, at most 256 characters."""
     min_disk_size: _builtins.int
+    """New smallest disk size, in bytes: 4194304 (4 MiB) to 4398046511104 (4 TiB), and not below the
+    size of the disk inside.
+    """
     @_builtins.property
-    def update_mask(self) -> _field_mask_pb2.FieldMask: ...
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which of name, description, min_disk_size and labels to change; one that is named here but left
+        out below goes back to its default. Omitted: all four are changed, so those left out are reset.
+        """
+
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """All labels as they shall be, by the rules of CreateImageRequest.labels: the ones that the image
+        has now are replaced, not added to.
+        """
+
     def __init__(
         self,
         *,
@@ -278,10 +357,13 @@ Global___UpdateImageRequest: _TypeAlias = UpdateImageRequest  # noqa: Y015
 
 @_typing.final
 class UpdateImageMetadata(_message.Message):
+    """Metadata of the operation that changes an image."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
+    """Id of the image."""
     def __init__(
         self,
         *,
@@ -297,10 +379,13 @@ Global___UpdateImageMetadata: _TypeAlias = UpdateImageMetadata  # noqa: Y015
 
 @_typing.final
 class DeleteImageRequest(_message.Message):
+    """Which image to delete."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
+    """Image.id, at most 50 characters. Required."""
     def __init__(
         self,
         *,
@@ -316,10 +401,13 @@ Global___DeleteImageRequest: _TypeAlias = DeleteImageRequest  # noqa: Y015
 
 @_typing.final
 class DeleteImageMetadata(_message.Message):
+    """Metadata of the operation that deletes an image."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
+    """Id of the image."""
     def __init__(
         self,
         *,
@@ -335,14 +423,21 @@ Global___DeleteImageMetadata: _TypeAlias = DeleteImageMetadata  # noqa: Y015
 
 @_typing.final
 class ListImageOperationsRequest(_message.Message):
+    """Which image's operations to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
+    """Image.id, at most 50 characters. Required."""
     page_size: _builtins.int
+    """How many operations to answer with at most, up to 1000. Omitted or 0: 100."""
     page_token: _builtins.str
+    """ListImageOperationsResponse.next_page_token of the page before, at most 100 characters. Empty:
+    the first page.
+    """
     def __init__(
         self,
         *,
@@ -360,13 +455,18 @@ Global___ListImageOperationsRequest: _TypeAlias = ListImageOperationsRequest  # 
 
 @_typing.final
 class ListImageOperationsResponse(_message.Message):
+    """One page of the operations on an image."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     OPERATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Goes into page_token to get the next page. Empty: this was the last one."""
     @_builtins.property
-    def operations(self) -> _containers.RepeatedCompositeFieldContainer[_operation_pb2.Operation]: ...
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[_operation_pb2.Operation]:
+        """Operations on the image."""
+
     def __init__(
         self,
         *,

@@ -29,7 +29,15 @@ if _version_not_supported:
 
 
 class ImageServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Makes disk images and looks after them.
+
+    Methods that change something answer with an Operation. With the metadata entry "idempotency-key"
+    (a UUID) they can be repeated safely: the same key and request give the same operation again.
+
+    Any method may also answer INVALID_ARGUMENT (details: a google.rpc.BadRequest with every field
+    that is wrong), UNAUTHENTICATED, PERMISSION_DENIED, or UNAVAILABLE (try again, after the time in
+    the google.rpc.RetryInfo).
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -90,64 +98,109 @@ class ImageServiceStub:
 
 
 class ImageServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Makes disk images and looks after them.
+
+    Methods that change something answer with an Operation. With the metadata entry "idempotency-key"
+    (a UUID) they can be repeated safely: the same key and request give the same operation again.
+
+    Any method may also answer INVALID_ARGUMENT (details: a google.rpc.BadRequest with every field
+    that is wrong), UNAUTHENTICATED, PERMISSION_DENIED, or UNAVAILABLE (try again, after the time in
+    the google.rpc.RetryInfo).
+    """
 
     def Get(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Shows one image.
+
+        NOT_FOUND: there is no such image.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLatestByFamily(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Shows the image of a family that was created last, among those that are READY.
+
+        NOT_FOUND: the family has no such image in this folder.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists the images of a folder, page by page.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Create(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes an image from a file at a URL, or from another image, a disk or a snapshot.
+
+        The image can be seen at once, in status CREATING. From a URL, the operation takes as long as
+        the file takes to be fetched and converted, and may be cancelled, after which the image is
+        gone; from the other sources, it is done in the first answer. If the work fails, the operation
+        carries the error and the image stays, in status ERROR, until it is deleted.
+
+        ALREADY_EXISTS: the folder has an image of that name.
+        FAILED_PRECONDITION: the source image, disk or snapshot does not exist or is not ready.
+        RESOURCE_EXHAUSTED: a quota is used up (details: yandex.cloud.quota.QuotaFailure).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Update(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Changes an image's name, description, labels or min_disk_size. The contents never change.
+
+        NOT_FOUND: there is no such image.
+        ALREADY_EXISTS: the folder has another image of that name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Deletes an image. What was made from it stays: disks, snapshots and other images do not need
+        it any more.
+
+        NOT_FOUND: there is no such image.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOperations(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists the operations on one image, page by page.
+
+        NOT_FOUND: there is no such image.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAccessBindings(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists the roles granted on one image, page by page.
+
+        NOT_FOUND: there is no such image.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAccessBindings(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Replaces all roles granted on one image.
+
+        NOT_FOUND: there is no such image.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAccessBindings(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Grants and withdraws some roles on one image.
+
+        NOT_FOUND: there is no such image.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -214,7 +267,15 @@ def add_ImageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ImageService:
-    """Missing associated documentation comment in .proto file."""
+    """Makes disk images and looks after them.
+
+    Methods that change something answer with an Operation. With the metadata entry "idempotency-key"
+    (a UUID) they can be repeated safely: the same key and request give the same operation again.
+
+    Any method may also answer INVALID_ARGUMENT (details: a google.rpc.BadRequest with every field
+    that is wrong), UNAUTHENTICATED, PERMISSION_DENIED, or UNAVAILABLE (try again, after the time in
+    the google.rpc.RetryInfo).
+    """
 
     @staticmethod
     def Get(request,

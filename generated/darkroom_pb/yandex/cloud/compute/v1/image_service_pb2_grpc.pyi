@@ -16,87 +16,199 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ImageServiceStub:
+    """Makes disk images and looks after them.
+
+    Methods that change something answer with an Operation. With the metadata entry "idempotency-key"
+    (a UUID) they can be repeated safely: the same key and request give the same operation again.
+
+    Any method may also answer INVALID_ARGUMENT (details: a google.rpc.BadRequest with every field
+    that is wrong), UNAUTHENTICATED, PERMISSION_DENIED, or UNAVAILABLE (try again, after the time in
+    the google.rpc.RetryInfo).
+    """
+
     def __init__(self, channel: _grpc.Channel) -> None: ...
     Get: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.GetImageRequest, _image_pb2.Image]
+    """Shows one image.
+
+    NOT_FOUND: there is no such image.
+    """
     GetLatestByFamily: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.GetImageLatestByFamilyRequest, _image_pb2.Image]
+    """Shows the image of a family that was created last, among those that are READY.
+
+    NOT_FOUND: the family has no such image in this folder.
+    """
     List: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.ListImagesRequest, _image_service_pb2.ListImagesResponse]
+    """Lists the images of a folder, page by page."""
     Create: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.CreateImageRequest, _operation_pb2.Operation]
+    """Makes an image from a file at a URL, or from another image, a disk or a snapshot.
+
+    The image can be seen at once, in status CREATING. From a URL, the operation takes as long as
+    the file takes to be fetched and converted, and may be cancelled, after which the image is
+    gone; from the other sources, it is done in the first answer. If the work fails, the operation
+    carries the error and the image stays, in status ERROR, until it is deleted.
+
+    ALREADY_EXISTS: the folder has an image of that name.
+    FAILED_PRECONDITION: the source image, disk or snapshot does not exist or is not ready.
+    RESOURCE_EXHAUSTED: a quota is used up (details: yandex.cloud.quota.QuotaFailure).
+    """
     Update: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.UpdateImageRequest, _operation_pb2.Operation]
+    """Changes an image's name, description, labels or min_disk_size. The contents never change.
+
+    NOT_FOUND: there is no such image.
+    ALREADY_EXISTS: the folder has another image of that name.
+    """
     Delete: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.DeleteImageRequest, _operation_pb2.Operation]
+    """Deletes an image. What was made from it stays: disks, snapshots and other images do not need
+    it any more.
+
+    NOT_FOUND: there is no such image.
+    """
     ListOperations: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.ListImageOperationsRequest, _image_service_pb2.ListImageOperationsResponse]
+    """Lists the operations on one image, page by page.
+
+    NOT_FOUND: there is no such image.
+    """
     ListAccessBindings: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListAccessBindingsRequest, _access_pb2.ListAccessBindingsResponse]
+    """Lists the roles granted on one image, page by page.
+
+    NOT_FOUND: there is no such image.
+    """
     SetAccessBindings: _grpc.UnaryUnaryMultiCallable[_access_pb2.SetAccessBindingsRequest, _operation_pb2.Operation]
+    """Replaces all roles granted on one image.
+
+    NOT_FOUND: there is no such image.
+    """
     UpdateAccessBindings: _grpc.UnaryUnaryMultiCallable[_access_pb2.UpdateAccessBindingsRequest, _operation_pb2.Operation]
+    """Grants and withdraws some roles on one image.
+
+    NOT_FOUND: there is no such image.
+    """
 
 class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Makes disk images and looks after them.
+
+    Methods that change something answer with an Operation. With the metadata entry "idempotency-key"
+    (a UUID) they can be repeated safely: the same key and request give the same operation again.
+
+    Any method may also answer INVALID_ARGUMENT (details: a google.rpc.BadRequest with every field
+    that is wrong), UNAUTHENTICATED, PERMISSION_DENIED, or UNAVAILABLE (try again, after the time in
+    the google.rpc.RetryInfo).
+    """
+
     @_abc_1.abstractmethod
     def Get(
         self,
         request: _image_service_pb2.GetImageRequest,
         context: _grpc.ServicerContext,
-    ) -> _image_pb2.Image: ...
+    ) -> _image_pb2.Image:
+        """Shows one image.
+
+        NOT_FOUND: there is no such image.
+        """
 
     @_abc_1.abstractmethod
     def GetLatestByFamily(
         self,
         request: _image_service_pb2.GetImageLatestByFamilyRequest,
         context: _grpc.ServicerContext,
-    ) -> _image_pb2.Image: ...
+    ) -> _image_pb2.Image:
+        """Shows the image of a family that was created last, among those that are READY.
+
+        NOT_FOUND: the family has no such image in this folder.
+        """
 
     @_abc_1.abstractmethod
     def List(
         self,
         request: _image_service_pb2.ListImagesRequest,
         context: _grpc.ServicerContext,
-    ) -> _image_service_pb2.ListImagesResponse: ...
+    ) -> _image_service_pb2.ListImagesResponse:
+        """Lists the images of a folder, page by page."""
 
     @_abc_1.abstractmethod
     def Create(
         self,
         request: _image_service_pb2.CreateImageRequest,
         context: _grpc.ServicerContext,
-    ) -> _operation_pb2.Operation: ...
+    ) -> _operation_pb2.Operation:
+        """Makes an image from a file at a URL, or from another image, a disk or a snapshot.
+
+        The image can be seen at once, in status CREATING. From a URL, the operation takes as long as
+        the file takes to be fetched and converted, and may be cancelled, after which the image is
+        gone; from the other sources, it is done in the first answer. If the work fails, the operation
+        carries the error and the image stays, in status ERROR, until it is deleted.
+
+        ALREADY_EXISTS: the folder has an image of that name.
+        FAILED_PRECONDITION: the source image, disk or snapshot does not exist or is not ready.
+        RESOURCE_EXHAUSTED: a quota is used up (details: yandex.cloud.quota.QuotaFailure).
+        """
 
     @_abc_1.abstractmethod
     def Update(
         self,
         request: _image_service_pb2.UpdateImageRequest,
         context: _grpc.ServicerContext,
-    ) -> _operation_pb2.Operation: ...
+    ) -> _operation_pb2.Operation:
+        """Changes an image's name, description, labels or min_disk_size. The contents never change.
+
+        NOT_FOUND: there is no such image.
+        ALREADY_EXISTS: the folder has another image of that name.
+        """
 
     @_abc_1.abstractmethod
     def Delete(
         self,
         request: _image_service_pb2.DeleteImageRequest,
         context: _grpc.ServicerContext,
-    ) -> _operation_pb2.Operation: ...
+    ) -> _operation_pb2.Operation:
+        """Deletes an image. What was made from it stays: disks, snapshots and other images do not need
+        it any more.
+
+        NOT_FOUND: there is no such image.
+        """
 
     @_abc_1.abstractmethod
     def ListOperations(
         self,
         request: _image_service_pb2.ListImageOperationsRequest,
         context: _grpc.ServicerContext,
-    ) -> _image_service_pb2.ListImageOperationsResponse: ...
+    ) -> _image_service_pb2.ListImageOperationsResponse:
+        """Lists the operations on one image, page by page.
+
+        NOT_FOUND: there is no such image.
+        """
 
     @_abc_1.abstractmethod
     def ListAccessBindings(
         self,
         request: _access_pb2.ListAccessBindingsRequest,
         context: _grpc.ServicerContext,
-    ) -> _access_pb2.ListAccessBindingsResponse: ...
+    ) -> _access_pb2.ListAccessBindingsResponse:
+        """Lists the roles granted on one image, page by page.
+
+        NOT_FOUND: there is no such image.
+        """
 
     @_abc_1.abstractmethod
     def SetAccessBindings(
         self,
         request: _access_pb2.SetAccessBindingsRequest,
         context: _grpc.ServicerContext,
-    ) -> _operation_pb2.Operation: ...
+    ) -> _operation_pb2.Operation:
+        """Replaces all roles granted on one image.
+
+        NOT_FOUND: there is no such image.
+        """
 
     @_abc_1.abstractmethod
     def UpdateAccessBindings(
         self,
         request: _access_pb2.UpdateAccessBindingsRequest,
         context: _grpc.ServicerContext,
-    ) -> _operation_pb2.Operation: ...
+    ) -> _operation_pb2.Operation:
+        """Grants and withdraws some roles on one image.
+
+        NOT_FOUND: there is no such image.
+        """
 
 def add_ImageServiceServicer_to_server(servicer: ImageServiceServicer, server: _grpc.Server) -> None: ...

@@ -18,12 +18,16 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class KMSKey(_message.Message):
+    """The key that wraps the data keys of an encrypted resource."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     VERSION_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
+    """Id of the symmetric key."""
     version_id: _builtins.str
+    """Id of the version of that key that was in use when the resource was made."""
     def __init__(
         self,
         *,
