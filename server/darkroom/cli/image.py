@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from darkroom import config, wiring
-from darkroom.cli.serve import Subparsers
+from darkroom.cli.command import Subparsers
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:

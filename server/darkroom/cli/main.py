@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 from darkroom.config import SettingError
@@ -10,22 +11,25 @@ from darkroom.storage.port import SchemaMismatch
 _COMMANDS = ("serve", "work", "migrate", "wait", "image", "dev", "demo")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line; each command's module adds its own part."""
+def parser(commands: Sequence[str] = _COMMANDS) -> argparse.ArgumentParser:
+    """The command line; each command's module adds its own part."""
     result = argparse.ArgumentParser(
         prog="darkroom",
         description="A self-hosted image service that speaks the Yandex Compute Cloud API.",
         allow_abbrev=False,
     )
     subparsers = result.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in _COMMANDS:
+    for name in commands:
         import_module(f"darkroom.cli.{name}").add_parser(subparsers)
     return result
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 2 for a bad setting, 1 for a bad schema."""
-    parsed = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    # Only the module of the command that runs: a worker needs no gRPC, and starts without it.
+    commands = given[:1] if given and given[0] in _COMMANDS else _COMMANDS
+    parsed = parser(commands).parse_args(given)
     try:
         return int(parsed.run(parsed))
     except SettingError as error:

@@ -3,7 +3,7 @@
 import argparse
 
 from darkroom import config, wiring
-from darkroom.cli.serve import Subparsers
+from darkroom.cli.command import Subparsers
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:

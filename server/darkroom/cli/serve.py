@@ -9,12 +9,11 @@ import threading
 
 from darkroom import config, wiring
 from darkroom.api.server import build_server
+from darkroom.cli.command import Subparsers
 from darkroom.telemetry import logs
 from darkroom.worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
-
-Subparsers = argparse._SubParsersAction  # argparse gives this type no public name
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:

@@ -8,7 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from darkroom import config
-from darkroom.cli.serve import Subparsers
+from darkroom.cli.command import Subparsers
 
 _POLL_SECONDS = 0.05
 

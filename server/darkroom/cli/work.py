@@ -7,7 +7,7 @@ import sys
 from types import FrameType
 
 from darkroom import config, wiring
-from darkroom.cli.serve import Subparsers
+from darkroom.cli.command import Subparsers
 from darkroom.telemetry import logs
 from darkroom.worker import tether
 from darkroom.worker.supervisor import new_owner

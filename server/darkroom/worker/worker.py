@@ -144,7 +144,7 @@ class Worker:
             except Failure as failure:
                 if failure.retry_after_seconds is None or time.monotonic() > deadline:
                     raise
-                self._draining.wait(0.1)
+                time.sleep(0.1)
 
     def _succeed(self, claim: Claim, runner: Runner, publish: Publish) -> str:
         try:

@@ -1,4 +1,4 @@
-"""A source of images and a running installation for crash tests."""
+"""A source of images and running installations, for every test that needs them."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ DISK_BYTES = 24 * 1024 * 1024
 
 @pytest.fixture(scope="session")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A qcow2 of 24 MiB, half of it random data."""
+    """A qcow2 of 24 MiB, half of it random data, alone in its folder."""
     folder = tmp_path_factory.mktemp("disk")
     raw = folder / "disk.raw"
     with raw.open("wb") as file:
@@ -32,12 +32,17 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def source(disk: Path) -> Iterator[ObjectServer]:
-    with ObjectServer(disk.parent).running() as server:
+def source(disk: Path, tmp_path: Path) -> Iterator[ObjectServer]:
+    """Object storage that holds `disk` and whatever the test puts into its folder."""
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    os.link(disk, folder / disk.name)
+    with ObjectServer(folder).running() as server:
         yield server
 
 
 @pytest.fixture
 def darkroom(tmp_path: Path, source: ObjectServer) -> Iterator[Installation]:
+    """A running installation of the test's own, allowed to fetch from `source`."""
     with installation(tmp_path, source.origin) as running:
         yield running

@@ -1,0 +1,5 @@
+"""What the modules of the commands share."""
+
+import argparse
+
+Subparsers = argparse._SubParsersAction  # argparse gives this type no public name
