@@ -398,3 +398,355 @@ def shutting_down() -> Failure:
 
 def internal() -> Failure:
     return INTERNAL.failure()
+
+
+# --- imports --------------------------------------------------------------------------------------
+# `source` is always scheme, host and path of the URL, never its query: that holds the signature.
+
+SOURCE_URL_INVALID = _kind(
+    Code.INVALID_ARGUMENT,
+    "SOURCE_URL_INVALID",
+    "The URL cannot be used: {problem}",
+    "Send the http or https URL of one object, as the object storage signed it.",
+)
+SOURCE_NOT_ALLOWED = _kind(
+    Code.INVALID_ARGUMENT,
+    "SOURCE_NOT_ALLOWED",
+    "{source} is not on an object storage that this server may fetch from",
+    "Put the image on an allowed object storage, or ask the operator to list this one "
+    "(--source-allow).",
+)
+SOURCE_ADDRESS_NOT_ALLOWED = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_ADDRESS_NOT_ALLOWED",
+    "{host} resolves to an address that this server may not connect to",
+    "The operator may list the host, or the address itself, with --source-allow.",
+)
+SOURCE_NOT_FOUND_AT_URL = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_NOT_FOUND_AT_URL",
+    "There is no object at {source} (HTTP {status})",
+    "Check the bucket and the key; upload the image first.",
+)
+SOURCE_FORBIDDEN = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_FORBIDDEN",
+    "{source} must not be read with this URL (HTTP {status}): it is not signed, wrongly signed, "
+    "or its signature has expired",
+    "Sign a new URL for GET that stays valid for the whole download, and send the request again.",
+)
+SOURCE_REFUSED = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_REFUSED",
+    "{source} answered HTTP {status}",
+    "Try the URL with curl: the object storage says there what it does not like about it.",
+)
+SOURCE_REDIRECTED = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_REDIRECTED",
+    "{source} answered with a redirect (HTTP {status}), which is never followed",
+    "Send the URL that serves the object itself.",
+)
+SOURCE_ANSWER_INVALID = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_ANSWER_INVALID",
+    "{source} does not answer like an object storage: {problem}",
+    "Check that the URL is one of an object; a web server must send Content-Length.",
+)
+SOURCE_CERTIFICATE_INVALID = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_CERTIFICATE_INVALID",
+    "The TLS certificate of {host} is not valid for that name or not trusted",
+    "Check the host name; the operator may name a private authority in SSL_CERT_FILE.",
+)
+SOURCE_EMPTY = _kind(
+    Code.INVALID_ARGUMENT,
+    "SOURCE_EMPTY",
+    "The object at {source} is empty",
+    "Upload the image again and check its size.",
+)
+SOURCE_TOO_LARGE = _kind(
+    Code.INVALID_ARGUMENT,
+    "SOURCE_TOO_LARGE",
+    "The object at {source} is larger than {limit_bytes} bytes",
+    "Make the file smaller, for instance a compressed qcow2, or ask the operator for a higher "
+    "limit.",
+)
+SOURCE_CHANGED = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_CHANGED",
+    "The object at {source} changed while it was read",
+    "Wait until its upload has ended, then send the request again.",
+)
+SOURCE_TRUNCATED = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_TRUNCATED",
+    "{source} gave fewer bytes than it announced",
+    "Check the object with another download; upload it again if it is damaged.",
+)
+SOURCE_STALLED = _kind(
+    Code.UNAVAILABLE,
+    "SOURCE_STALLED",
+    "{source} stopped sending: fewer than {minimum_bytes} bytes in {seconds} seconds",
+    "The import is tried again by itself; look at the object storage if it keeps happening.",
+    5.0,
+)
+SOURCE_TOO_SLOW = _kind(
+    Code.DEADLINE_EXCEEDED,
+    "SOURCE_TOO_SLOW",
+    "{source} could not be read within {seconds} seconds",
+    "Use an object storage nearer to this server, or a smaller file.",
+)
+SOURCE_UNREACHABLE = _kind(
+    Code.UNAVAILABLE,
+    "SOURCE_UNREACHABLE",
+    "{source} cannot be read at the moment: {problem}",
+    "The import is tried again by itself; look at the object storage if it keeps happening.",
+    5.0,
+)
+STORAGE_FULL = _kind(
+    Code.RESOURCE_EXHAUSTED,
+    "STORAGE_FULL",
+    "The server has no room for the image",
+    "The import is tried again by itself; the operator has to free disk space.",
+    30.0,
+)
+IMAGE_IS_A_PAGE = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_IS_A_PAGE",
+    "The object is {what}, not a disk image",
+    "Use the URL of the image itself, not of a page about it; open the URL to read what it says.",
+)
+IMAGE_IS_AN_ARCHIVE = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_IS_AN_ARCHIVE",
+    "The object is {what}, not a disk image",
+    "Unpack it and upload the disk image inside; qcow2 can be compressed without an archive.",
+)
+IMAGE_FORMAT_UNSUPPORTED = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_FORMAT_UNSUPPORTED",
+    "The object is {what}, which is not supported",
+    "Convert it with `qemu-img convert -O qcow2` and upload the result.",
+)
+IMAGE_AMBIGUOUS = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_AMBIGUOUS",
+    "The object looks like several formats at once: {formats}",
+    "Convert it with `qemu-img convert -O qcow2`, naming its true format, and upload the result.",
+)
+IMAGE_CORRUPT = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_CORRUPT",
+    "The image is damaged: {problem}",
+    "Check the file with `qemu-img check` where it was made, and upload it again.",
+)
+IMAGE_TRUNCATED = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_TRUNCATED",
+    "The image is cut off: {problem}",
+    "Compare the size of the object with the file it was uploaded from, and upload it again.",
+)
+IMAGE_HAS_BACKING_FILE = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_HAS_BACKING_FILE",
+    "The image holds only the differences to another file, its backing file",
+    "Merge the two with `qemu-img convert -O qcow2` and upload the result.",
+)
+IMAGE_HAS_DATA_FILE = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_HAS_DATA_FILE",
+    "The image keeps its data in another file",
+    "Make one file with `qemu-img convert -O qcow2` and upload the result.",
+)
+IMAGE_HAS_SNAPSHOTS = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_HAS_SNAPSHOTS",
+    "The image holds internal snapshots",
+    "Keep one state only: `qemu-img convert -O qcow2` copies the current one; upload the result.",
+)
+IMAGE_ENCRYPTED = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_ENCRYPTED",
+    "The image is encrypted",
+    "Decrypt it with `qemu-img convert`, giving its key, and upload the result.",
+)
+IMAGE_FEATURE_UNSUPPORTED = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_FEATURE_UNSUPPORTED",
+    "The image uses a feature that is not supported: {what}",
+    "Convert it with `qemu-img convert -O qcow2` without special options and upload the result.",
+)
+IMAGE_EXTENTS_ELSEWHERE = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_EXTENTS_ELSEWHERE",
+    "The VMDK keeps its data in other files, or is of an unsupported kind ({what})",
+    "Convert it with `qemu-img convert -O vmdk -o subformat=streamOptimized`, or to qcow2.",
+)
+IMAGE_TOO_LARGE = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_TOO_LARGE",
+    "The virtual size of the image is {virtual_size_bytes} bytes, the limit is {limit_bytes}",
+    "Shrink the disk, or ask the operator for a higher limit.",
+)
+IMAGE_OUTGROWS_LIMIT = _kind(
+    Code.INVALID_ARGUMENT,
+    "IMAGE_OUTGROWS_LIMIT",
+    "The image would take more than {limit_bytes} bytes when stored",
+    "Remove data from the disk, or ask the operator for a higher limit.",
+)
+CONVERSION_TIMEOUT = _kind(
+    Code.DEADLINE_EXCEEDED,
+    "CONVERSION_TIMEOUT",
+    "The conversion of the image took too long and was stopped",
+    "Convert it to an uncompressed qcow2 with `qemu-img convert` and upload the result.",
+)
+CONVERSION_FAILED = _kind(
+    Code.INTERNAL,
+    "CONVERSION_FAILED",
+    "The conversion of the image failed on this server",
+    "The import is tried again by itself; the operator finds the reason in the log.",
+    5.0,
+)
+SANDBOX_UNAVAILABLE = _kind(
+    Code.FAILED_PRECONDITION,
+    "SANDBOX_UNAVAILABLE",
+    "This server cannot confine the conversion of images, so it imports none",
+    "The operator has to allow user namespaces (bubblewrap) or run a kernel with Landlock.",
+)
+
+
+def source_url_invalid(problem: str) -> Failure:
+    """`problem` says what is wrong without repeating the URL."""
+    return SOURCE_URL_INVALID.failure(FieldViolation("uri", problem), problem=problem)
+
+
+def source_not_allowed(source: str) -> Failure:
+    return SOURCE_NOT_ALLOWED.failure(
+        FieldViolation("uri", "not on an allowed object storage"), source=source
+    )
+
+
+def source_address_not_allowed(host: str) -> Failure:
+    return SOURCE_ADDRESS_NOT_ALLOWED.failure(host=host)
+
+
+def source_status(source: str, status: int) -> Failure:
+    """What a final HTTP status of a source means for the user."""
+    if 300 <= status < 400:
+        kind = SOURCE_REDIRECTED
+    elif status in (404, 410):
+        kind = SOURCE_NOT_FOUND_AT_URL
+    elif status in (401, 403):
+        kind = SOURCE_FORBIDDEN
+    else:
+        kind = SOURCE_REFUSED
+    return kind.failure(source=source, status=status)
+
+
+def source_answer_invalid(source: str, problem: str) -> Failure:
+    return SOURCE_ANSWER_INVALID.failure(source=source, problem=problem)
+
+
+def source_certificate_invalid(host: str) -> Failure:
+    return SOURCE_CERTIFICATE_INVALID.failure(host=host)
+
+
+def source_empty(source: str) -> Failure:
+    return SOURCE_EMPTY.failure(source=source)
+
+
+def source_too_large(source: str, limit_bytes: int) -> Failure:
+    return SOURCE_TOO_LARGE.failure(source=source, limit_bytes=limit_bytes)
+
+
+def source_changed(source: str) -> Failure:
+    return SOURCE_CHANGED.failure(source=source)
+
+
+def source_truncated(source: str) -> Failure:
+    return SOURCE_TRUNCATED.failure(source=source)
+
+
+def source_stalled(source: str, minimum_bytes: int, seconds: float) -> Failure:
+    return SOURCE_STALLED.failure(source=source, minimum_bytes=minimum_bytes, seconds=seconds)
+
+
+def source_too_slow(source: str, seconds: float) -> Failure:
+    return SOURCE_TOO_SLOW.failure(source=source, seconds=seconds)
+
+
+def source_unreachable(source: str, problem: str) -> Failure:
+    return SOURCE_UNREACHABLE.failure(source=source, problem=problem)
+
+
+def storage_full() -> Failure:
+    return STORAGE_FULL.failure()
+
+
+def image_is_a_page(what: str) -> Failure:
+    return IMAGE_IS_A_PAGE.failure(what=what)
+
+
+def image_is_an_archive(what: str) -> Failure:
+    return IMAGE_IS_AN_ARCHIVE.failure(what=what)
+
+
+def image_format_unsupported(what: str) -> Failure:
+    return IMAGE_FORMAT_UNSUPPORTED.failure(what=what)
+
+
+def image_ambiguous(formats: Iterable[str]) -> Failure:
+    return IMAGE_AMBIGUOUS.failure(formats=", ".join(formats))
+
+
+def image_corrupt(problem: str) -> Failure:
+    return IMAGE_CORRUPT.failure(problem=problem)
+
+
+def image_truncated(problem: str) -> Failure:
+    return IMAGE_TRUNCATED.failure(problem=problem)
+
+
+def image_has_backing_file() -> Failure:
+    return IMAGE_HAS_BACKING_FILE.failure()
+
+
+def image_has_data_file() -> Failure:
+    return IMAGE_HAS_DATA_FILE.failure()
+
+
+def image_has_snapshots() -> Failure:
+    return IMAGE_HAS_SNAPSHOTS.failure()
+
+
+def image_encrypted() -> Failure:
+    return IMAGE_ENCRYPTED.failure()
+
+
+def image_feature_unsupported(what: str) -> Failure:
+    return IMAGE_FEATURE_UNSUPPORTED.failure(what=what)
+
+
+def image_extents_elsewhere(what: str) -> Failure:
+    return IMAGE_EXTENTS_ELSEWHERE.failure(what=what)
+
+
+def image_too_large(virtual_size_bytes: int, limit_bytes: int) -> Failure:
+    return IMAGE_TOO_LARGE.failure(virtual_size_bytes=virtual_size_bytes, limit_bytes=limit_bytes)
+
+
+def image_outgrows_limit(limit_bytes: int) -> Failure:
+    return IMAGE_OUTGROWS_LIMIT.failure(limit_bytes=limit_bytes)
+
+
+def conversion_timeout() -> Failure:
+    return CONVERSION_TIMEOUT.failure()
+
+
+def conversion_failed() -> Failure:
+    return CONVERSION_FAILED.failure()
+
+
+def sandbox_unavailable() -> Failure:
+    return SANDBOX_UNAVAILABLE.failure()

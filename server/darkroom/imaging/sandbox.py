@@ -1,0 +1,318 @@
+"""Run one command so that it sees its input, its output folder and nothing else."""
+
+import contextlib
+import enum
+import json
+import logging
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from darkroom.domain import errors
+from darkroom.domain.work import Watch
+from darkroom.imaging import confine
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.05
+_CAPTURE_BYTES = 8 * 1024
+_READ_BYTES = 64 * 1024
+_GONE_SECONDS = 5.0
+_PROBE_SECONDS = 10.0
+_SYSTEM_FOLDERS = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
+_INPUT = "/in"
+_OUTPUT = "/out"
+_SCRIPT = "/confine.py"
+
+
+class Confinement(enum.Enum):
+    """How a command is kept in."""
+
+    BUBBLEWRAP = "bubblewrap"
+    """Namespaces of its own, with Landlock inside where the kernel has it."""
+    LANDLOCK = "landlock"
+    """Landlock, an unprivileged user and a system call filter, in the host's namespaces."""
+    NONE = "none"
+    """Resource limits and the system call filter only."""
+
+
+@dataclass(frozen=True)
+class ProcessLimits:
+    """What one command may use."""
+
+    wall_seconds: float
+    cpu_seconds: int
+    max_file_bytes: int
+    """Largest file it may write."""
+    address_space_bytes: int = 1024**3
+    """qemu-img aborts with 512 MiB: its coroutines and threads reserve stacks."""
+    open_files: int = 64
+
+    def to_resources(self) -> dict[str, int]:
+        return {
+            "RLIMIT_AS": self.address_space_bytes,
+            "RLIMIT_CPU": self.cpu_seconds,
+            "RLIMIT_FSIZE": self.max_file_bytes,
+            "RLIMIT_NOFILE": self.open_files,
+            "RLIMIT_CORE": 0,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended. Its output is for our eyes: it may hold anything, so never a user's."""
+
+    exit_code: int
+    """Negative or above 128: ended by a signal."""
+    timed_out: bool
+    """Stopped because of its wall-clock limit."""
+    output: str
+    """The first few KiB of standard output."""
+    complaints: str
+    """The first few KiB of standard error."""
+
+
+BuildCommand = Callable[[str, str], Sequence[str]]
+"""Input and output folder, as the command will see them, to its arguments."""
+
+
+class Sandbox:
+    """Runs commands under one confinement. `detect` finds the best one that works here."""
+
+    def __init__(self, confinement: Confinement, *, allow_unconfined: bool = False) -> None:
+        self.confinement = confinement
+        self._allow_unconfined = allow_unconfined
+
+    @classmethod
+    def detect(cls, *, allow_unconfined: bool = False) -> "Sandbox":
+        """Try the layers by using them, best first.
+
+        With none of them the sandbox refuses to run anything, unless `allow_unconfined`.
+        """
+        for confinement in (Confinement.BUBBLEWRAP, Confinement.LANDLOCK):
+            if cls(confinement)._works():
+                log.info("sandbox", extra={"fields": {"confinement": confinement.value}})
+                return cls(confinement)
+        if allow_unconfined:
+            log.warning(
+                "conversions run UNCONFINED: a hostile image may read this server's files",
+                extra={"fields": {"confinement": "none"}},
+            )
+        else:
+            log.error(
+                "no sandbox: neither user namespaces nor Landlock work here, imports are refused",
+                extra={"fields": {"confinement": "none"}},
+            )
+        return cls(Confinement.NONE, allow_unconfined=allow_unconfined)
+
+    def ensure_available(self) -> None:
+        """Raises `Failure` SANDBOX_UNAVAILABLE if `run` would."""
+        if self.confinement is Confinement.NONE and not self._allow_unconfined:
+            raise errors.sandbox_unavailable()
+
+    def run(
+        self,
+        build_command: BuildCommand,
+        *,
+        source: Path,
+        output: Path | None,
+        limits: ProcessLimits,
+        watch: Watch,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> Outcome:
+        """Run a command that may read the file `source` and write into the folder `output`.
+
+        Its program must be below /usr. `on_output` hears standard output as it comes. Blocks the
+        calling thread, which the command does not outlive: killed with its children when the
+        watch is set, when its time is over, and when this process dies. When this returns or
+        raises, none of them is left.
+
+        Raises `Interrupted`; `Failure` SANDBOX_UNAVAILABLE, also where the set-up fails.
+        """
+        self.ensure_available()
+        watch.check()
+        with contextlib.ExitStack() as stack:
+            if output is None:
+                output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            if self.confinement is Confinement.BUBBLEWRAP:
+                arguments = _bubblewrapped(build_command, source, output, limits)
+            else:
+                arguments = _launched(
+                    build_command, descriptor, source, output, limits, self.confinement
+                )
+            outcome = _supervise(arguments, [descriptor], limits.wall_seconds, watch, on_output)
+        if outcome.exit_code in (confine.EXIT_SET_UP_FAILED, confine.EXIT_LANDLOCK_MISSING):
+            log.error("sandbox failed", extra={"fields": {"complaints": outcome.complaints}})
+            raise errors.sandbox_unavailable()
+        return outcome
+
+    def _works(self) -> bool:
+        if self.confinement is Confinement.BUBBLEWRAP and not shutil.which("bwrap"):
+            return False
+        limits = ProcessLimits(_PROBE_SECONDS, cpu_seconds=5, max_file_bytes=1024)
+        with tempfile.NamedTemporaryFile() as probe:
+            try:
+                outcome = self.run(
+                    lambda given, _: ["/usr/bin/test", "-r", given],
+                    source=Path(probe.name),
+                    output=None,
+                    limits=limits,
+                    watch=_NoWatch(),
+                )
+            except (errors.Failure, OSError):
+                return False
+        return outcome.exit_code == 0
+
+
+class _NoWatch:
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def check(self) -> None:
+        pass
+
+    def progress(self, done_bytes: int, total_bytes: int | None) -> None:
+        pass
+
+
+def _interpreter() -> str:
+    return os.path.realpath(sys.executable)
+
+
+def _launcher(script: str, request: confine.Request) -> list[str]:
+    return [_interpreter(), "-I", "-S", script, json.dumps(request.__dict__)]
+
+
+def _system_links() -> list[str]:
+    """/lib and the like as the host has them: links into /usr, or folders of their own."""
+    arguments = []
+    for folder in _SYSTEM_FOLDERS:
+        if os.path.islink(folder):
+            arguments += ["--symlink", os.readlink(folder), folder]
+        elif os.path.isdir(folder):
+            arguments += ["--ro-bind", folder, folder]
+    return arguments
+
+
+def _bubblewrapped(
+    build_command: BuildCommand, source: Path, output: Path, limits: ProcessLimits
+) -> list[str]:
+    prefix = os.path.realpath(sys.base_prefix)
+    request = confine.Request(
+        command=list(build_command(_INPUT, _OUTPUT)),
+        folder=_OUTPUT,
+        readable=["/usr", *_SYSTEM_FOLDERS, _INPUT],
+        writable=[_OUTPUT],
+        limits=limits.to_resources(),
+        landlock=False,
+        owned=[],
+        parent=0,
+    )
+    arguments = [shutil.which("bwrap") or "bwrap"]
+    arguments += ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+    arguments += ["--setenv", "LC_ALL", "C", "--hostname", "sandbox"]
+    arguments += ["--ro-bind", "/usr", "/usr", *_system_links()]
+    if not prefix.startswith("/usr/") and prefix != "/usr":
+        arguments += ["--ro-bind", prefix, prefix]
+    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    arguments += ["--ro-bind", str(Path(confine.__file__).resolve()), _SCRIPT]
+    arguments += ["--ro-bind", str(source.resolve()), _INPUT]
+    arguments += ["--bind", str(output.resolve()), _OUTPUT]
+    arguments += ["--cap-drop", "ALL", "--uid", str(confine.NOBODY), "--gid", str(confine.NOBODY)]
+    return [*arguments, "--", *_launcher(_SCRIPT, request)]
+
+
+def _launched(
+    build_command: BuildCommand,
+    descriptor: int,
+    source: Path,
+    output: Path,
+    limits: ProcessLimits,
+    confinement: Confinement,
+) -> list[str]:
+    # By descriptor and working folder: an unprivileged user may pass no folder on the way there.
+    given = f"/proc/self/fd/{descriptor}"
+    request = confine.Request(
+        command=list(build_command(given, ".")),
+        folder=str(output.resolve()),
+        readable=["/usr", *_SYSTEM_FOLDERS, given],
+        writable=["."],
+        limits=limits.to_resources(),
+        landlock=confinement is Confinement.LANDLOCK,
+        owned=[given, "."],
+        parent=os.getpid(),
+    )
+    return _launcher(str(Path(confine.__file__).resolve()), request)
+
+
+def _supervise(
+    arguments: list[str],
+    descriptors: list[int],
+    wall_seconds: float,
+    watch: Watch,
+    on_output: Callable[[bytes], None] | None,
+) -> Outcome:
+    deadline = time.monotonic() + wall_seconds
+    timed_out = False
+    captured = {"output": bytearray(), "complaints": bytearray()}
+    process = subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
+        pass_fds=descriptors,
+        start_new_session=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    with process, selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, "output")
+        selector.register(process.stderr, selectors.EVENT_READ, "complaints")
+        try:
+            while selector.get_map():
+                watch.check()
+                if time.monotonic() > deadline:
+                    timed_out = True
+                    break
+                for key, _ in selector.select(_POLL_SECONDS):
+                    data = os.read(key.fd, _READ_BYTES)
+                    if not data:
+                        selector.unregister(key.fileobj)
+                        continue
+                    kept = captured[key.data]
+                    kept += data[: _CAPTURE_BYTES - len(kept)]
+                    if key.data == "output" and on_output is not None:
+                        on_output(data)
+            while not timed_out and process.poll() is None:
+                # It closed its ends of the pipes but still runs.
+                watch.check()
+                timed_out = time.monotonic() > deadline
+                watch.event.wait(_POLL_SECONDS / 10)
+        finally:
+            process.kill()
+            _drain(selector)
+    return Outcome(
+        process.returncode,
+        timed_out,
+        captured["output"].decode("utf-8", "replace"),
+        captured["complaints"].decode("utf-8", "replace"),
+    )
+
+
+def _drain(selector: selectors.BaseSelector) -> None:
+    """Wait until nobody holds the pipes: then every process of the sandbox is gone."""
+    deadline = time.monotonic() + _GONE_SECONDS
+    while selector.get_map() and time.monotonic() < deadline:
+        for key, _ in selector.select(_POLL_SECONDS):
+            if not os.read(key.fd, _READ_BYTES):
+                selector.unregister(key.fileobj)
