@@ -203,6 +203,30 @@ IDEMPOTENCY_KEY_INVALID = _kind(
     "The idempotency key must be 1 to 64 printable ASCII characters",
     "Send a UUID as idempotency-key.",
 )
+REQUEST_UNREADABLE = _kind(
+    Code.INVALID_ARGUMENT,
+    "REQUEST_UNREADABLE",
+    "The request is not a valid {type} message",
+    "Make the request with code generated from the .proto files; text must be valid UTF-8.",
+)
+REQUEST_MISSING = _kind(
+    Code.INVALID_ARGUMENT,
+    "REQUEST_MISSING",
+    "The call ended without a request",
+    "Send exactly one request message before closing the sending side of the call.",
+)
+REQUEST_TOO_LATE = _kind(
+    Code.DEADLINE_EXCEEDED,
+    "REQUEST_TOO_LATE",
+    "The request did not arrive within {seconds:g} seconds of the call's start",
+    "Send the request together with the call; look at the network if it happens again.",
+)
+METHOD_UNKNOWN = _kind(
+    Code.UNIMPLEMENTED,
+    "METHOD_UNKNOWN",
+    "This server has no method {method}",
+    "Check the address and the name; server reflection lists the services that are here.",
+)
 METHOD_NOT_IMPLEMENTED = _kind(
     Code.UNIMPLEMENTED,
     "METHOD_NOT_IMPLEMENTED",
@@ -235,6 +259,23 @@ def idempotency_key_reused() -> Failure:
 
 def idempotency_key_invalid() -> Failure:
     return IDEMPOTENCY_KEY_INVALID.failure()
+
+
+def request_unreadable(type: str) -> Failure:
+    """`type` is the full name of the message that was expected."""
+    return REQUEST_UNREADABLE.failure(type=type)
+
+
+def request_missing() -> Failure:
+    return REQUEST_MISSING.failure()
+
+
+def request_too_late(seconds: float) -> Failure:
+    return REQUEST_TOO_LATE.failure(seconds=seconds)
+
+
+def method_unknown(method: str) -> Failure:
+    return METHOD_UNKNOWN.failure(method=method)
 
 
 def method_not_implemented(method: str) -> Failure:
