@@ -1,0 +1,327 @@
+"""`darkroom dev`: the development stack in the foreground: server, worker and object storage.
+
+Whatever ends this program ends the stack: an interrupt and SIGTERM in good order, SIGKILL through
+the kernel, which kills each child when its parent is gone.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from darkroom import config
+from darkroom.cli.command import Subparsers
+from darkroom.cli.stack import BUCKET, Stack, StackError, only_stack
+from darkroom.worker import tether
+
+DATA_DIR = Path(".darkroom")
+STORAGE_PORT = 8333
+
+_LOOPBACK = "127.0.0.1"
+_PRIVATE_FOLDER = 0o700
+_PRIVATE_FILE = 0o600
+_START_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+_STORAGE_STOP_SECONDS = 3.0
+"""SeaweedFS may take half a minute to end in good order; what it keeps survives a kill."""
+_SERVE_STOP_SECONDS = 5.0
+"""Beyond the grace period of `serve` itself."""
+_STORAGE_PARTS = ("master", "volume", "filer", "admin")
+
+
+def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `dev` and `dev upload` to the command line."""
+    parser = subparsers.add_parser("dev", help="run the development stack in the foreground")
+    config.add_arguments(parser, ("listen",))
+    add_data_dir(parser)
+    parser.add_argument(
+        "--storage-port",
+        type=int,
+        default=STORAGE_PORT,
+        metavar="PORT",
+        help="port of the object storage; 0 picks one [default: %(default)s]",
+    )
+    parser.set_defaults(run=run)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    upload = actions.add_parser("upload", help="upload a file and print a pre-signed URL of it")
+    upload.add_argument("file", type=Path, metavar="FILE")
+    # Without a default of its own, which would replace what stands before `upload`.
+    add_data_dir(upload, default=argparse.SUPPRESS)
+    upload.set_defaults(run=run_upload)
+
+
+def add_data_dir(parser: argparse.ArgumentParser, default: object = DATA_DIR) -> None:
+    """Add the flag that says which stack is meant."""
+    parser.add_argument(
+        "--data-dir",
+        dest="stack_dir",
+        type=Path,
+        default=default,
+        metavar="DIR",
+        help=f"folder of everything the stack keeps [default: {DATA_DIR}]",
+    )
+
+
+def run_upload(arguments: argparse.Namespace) -> int:
+    """Upload one file; 1 with a reason if that fails."""
+    try:
+        stack = Stack.running(arguments.stack_dir)
+        print(stack.upload(arguments.file, arguments.file.name))
+    except StackError as error:
+        print(f"darkroom: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the stack until it is interrupted; 0 then, 1 if a part of it fails."""
+    settings = config.load(arguments)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with ExitStack() as ending:
+            _run(arguments.stack_dir, settings, arguments.storage_port, stop, ending)
+    except StackError as error:
+        print(f"darkroom: {error}", file=sys.stderr)
+        return 1
+    print("stopped")
+    return 0
+
+
+def _run(
+    data_dir: Path,
+    settings: config.Settings,
+    storage_port: int,
+    stop: threading.Event,
+    ending: ExitStack,
+) -> None:
+    data_dir.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
+    ending.enter_context(only_stack(data_dir))
+    listen = _address(settings.listen, config.flag("listen"))
+    storage = _address(f"{_LOOPBACK}:{storage_port}", "--storage-port")
+    stack = Stack.on(data_dir, listen, f"http://{storage}")
+    parts = {
+        "the object storage": ending.enter_context(
+            _object_storage(stack, data_dir / "object-storage")
+        ),
+        "the server": ending.enter_context(_server(stack, data_dir, settings.grace_seconds)),
+    }
+    waiting = ending.enter_context(_waiting(stack))
+
+    print("starting ...", flush=True)
+    _wait(stack.make_bucket, "the object storage", parts, stop)
+    _wait(lambda: waiting.poll() == 0, "the server", parts, stop)
+    if stop.is_set():
+        return
+    print(_greeting(stack, data_dir), flush=True)
+    while not stop.wait(_POLL_SECONDS):
+        _check(parts)
+    print("stopping ...", flush=True)
+
+
+def _greeting(stack: Stack, data_dir: Path) -> str:
+    programs = _shown(Path(sysconfig.get_path("scripts")))
+    folder = "" if data_dir == DATA_DIR else f" --data-dir {data_dir}"
+    service = "yandex.cloud.compute.v1.ImageService/Create"
+    operations = "yandex.cloud.operation.OperationService/Get"
+    request = """'{"folder_id": "home", "name": "first", "uri": "'"$URL"'"}'"""
+    return f"""
+  gRPC            {stack.listen}  (plaintext, with reflection)
+  object storage  {stack.storage_url}/{BUCKET}  (S3)
+  data and logs   {data_dir}/  (serve.log, object-storage.log)
+
+In another terminal, for a disk image of yours:
+
+  URL=$({programs}/darkroom dev upload{folder} disk.qcow2)
+  {programs}/grpcurl -plaintext -d {request} {stack.listen} {service}
+  {programs}/grpcurl -plaintext -d '{{"operation_id": "ID"}}' {stack.listen} {operations}
+
+or `make demo`. Ctrl-C ends all of it.
+"""
+
+
+def _shown(path: Path) -> Path:
+    """The path as a person in the current folder would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def _wait(
+    ready: Callable[[], bool],
+    what: str,
+    parts: Mapping[str, "_Part"],
+    stop: threading.Event,
+) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not stop.is_set() and not ready():
+        _check(parts)
+        if time.monotonic() > deadline:
+            raise StackError(f"{what} did not start within {_START_SECONDS:.0f} s")
+        stop.wait(_POLL_SECONDS)
+
+
+def _check(parts: Mapping[str, "_Part"]) -> None:
+    for name, part in parts.items():
+        if part.process.poll() is not None:
+            last = part.log.read_text(errors="replace").strip().splitlines()[-5:]
+            raise StackError("\n  ".join([f"{name} ended; the end of {part.log}:", *last]))
+
+
+class _Part:
+    """A child process that cannot outlive this one, in a process group of its own.
+
+    Of its own, so that an interrupt from the terminal reaches this process only and the parts end
+    in the right order.
+    """
+
+    def __init__(self, command: list[str], log: Path, stop_seconds: float) -> None:
+        self.log = log
+        self._stop_seconds = stop_seconds
+        parent = os.getpid()
+
+        def tie() -> None:
+            tether.die_with_parent()
+            if os.getppid() != parent:
+                os._exit(1)
+
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                process_group=0,
+                # Safe: this process has one thread.
+                preexec_fn=tie,
+            )
+
+    def stop(self) -> None:
+        """Ask it to end, kill it when it takes too long."""
+        self.process.terminate()
+        try:
+            self.process.wait(self._stop_seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def _part(command: list[str], log: Path, stop_seconds: float) -> Iterator[_Part]:
+    part = _Part(command, log, stop_seconds)
+    try:
+        yield part
+    finally:
+        part.stop()
+
+
+@contextlib.contextmanager
+def _server(stack: Stack, data_dir: Path, grace_seconds: float) -> Iterator[_Part]:
+    command = [sys.executable, "-m", "darkroom", "serve", "--data-dir", str(data_dir)]
+    command += ["--listen", stack.listen, "--source-allow", f"{stack.storage_url}/"]
+    with _part(command, data_dir / "serve.log", grace_seconds + _SERVE_STOP_SECONDS) as part:
+        yield part
+
+
+@contextlib.contextmanager
+def _waiting(stack: Stack) -> Iterator["subprocess.Popen[bytes]"]:
+    """`darkroom wait`, so that no gRPC threads run in the process that forks."""
+    command = [sys.executable, "-m", "darkroom", "wait", "--listen", stack.listen]
+    process = subprocess.Popen(
+        [*command, "--timeout", str(_START_SECONDS)],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=tether.die_with_parent,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _object_storage(stack: Stack, folder: Path) -> Iterator[_Part]:
+    """SeaweedFS on loopback with the stack's credentials. Raises `StackError` if not installed."""
+    program = Path(sysconfig.get_path("scripts")) / "weed"
+    if not program.exists() or importlib.util.find_spec("boto3") is None:
+        raise StackError("parts are missing: install them with `pip install darkroom-images[dev]`")
+    folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
+    keys = folder / "credentials.json"
+    credentials = {"accessKey": stack.access_key, "secretKey": stack.secret_key}
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    identity = {"name": "darkroom", "credentials": [credentials], "actions": actions}
+    with os.fdopen(
+        os.open(keys, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE), "w"
+    ) as file:
+        json.dump({"identities": [identity]}, file)
+    ports = {part: _free_port() for part in _STORAGE_PARTS}
+    rpc_ports = {part: _free_port() for part in (*_STORAGE_PARTS, "s3")}
+    command = [
+        str(program),
+        "mini",
+        f"-dir={folder}",
+        f"-ip={_LOOPBACK}",
+        f"-ip.bind={_LOOPBACK}",
+        f"-s3.port={stack.storage_url.rpartition(':')[2]}",
+        f"-s3.config={keys}",
+        *(f"-{part}.port={port}" for part, port in ports.items()),
+        *(f"-{part}.port.grpc={port}" for part, port in rpc_ports.items()),
+        f"-filer.localSocket={folder}/filer.sock",
+        f"-s3.localSocket={folder}/s3.sock",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-webdav=false",
+        "-admin.ui=false",
+        # It would tell its makers about this machine.
+        "-master.telemetry=false",
+    ]
+    try:
+        with _part(command, folder.with_suffix(".log"), _STORAGE_STOP_SECONDS) as part:
+            yield part
+    finally:
+        # What it leaves behind outside of its folder.
+        for name, port in rpc_ports.items():
+            Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)  # noqa: S108
+
+
+# --- ports ----------------------------------------------------------------------------------------
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _address(wanted: str, flag: str) -> str:
+    """The address with its port chosen. Raises `StackError` if somebody has it already."""
+    host, _, port = wanted.rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As a server does: what is left of connections that ended is no hindrance.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return f"{host}:{probe.getsockname()[1]}"
+    except OSError as error:
+        raise StackError(
+            f"cannot listen on {wanted} ({error.strerror}): choose another with {flag}"
+        ) from error
