@@ -190,7 +190,7 @@ class Installation:
         return [path for path in (self.data / "contents").rglob("*") if path.is_file()]
 
     def scratch(self) -> list[Path]:
-        return list((self.data / "contents.scratch").iterdir())
+        return list((self.data / "contents.scratch").glob("*"))
 
     def export(self, image_id: str, target: Path) -> None:
         """`darkroom image export`."""

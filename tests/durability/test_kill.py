@@ -70,8 +70,6 @@ def test_a_cancel_at_any_step_removes_the_image(
     assert gone.value.code() is grpc.StatusCode.NOT_FOUND
     assert darkroom.listed() == []
     until(lambda: darkroom.scratch() == [], "the scratch folder to be empty")
-    # The same worker goes on: what it published is an orphan for the next look at all files.
-    os.kill(darkroom.worker(), signal.SIGKILL)
     until(lambda: darkroom.contents() == [], "no content")
 
 
@@ -111,6 +109,7 @@ def test_serve_killed_leaves_no_process_and_loses_no_operation(
 
 def test_serve_killed_takes_a_frozen_worker_with_it(darkroom: Installation) -> None:
     worker = darkroom.worker()
+    until(lambda: "working" in [line["event"] for line in darkroom.log_lines()], "the worker")
     os.kill(worker, signal.SIGSTOP)
     darkroom.kill()
     until(lambda: not alive(worker), "the frozen worker to die", 5.0)

@@ -17,10 +17,10 @@ def failpoint(name: str) -> None:
     """Stand still here if a test asks for it."""
     if not _DIRECTORY:
         return
-    base = Path(_DIRECTORY) / name
+    folder = Path(_DIRECTORY)
     try:
-        os.rename(base.with_suffix(".arm"), base.with_suffix(".hit"))
+        os.rename(folder / f"{name}.arm", folder / f"{name}.hit")
     except FileNotFoundError:
         return
-    while not base.with_suffix(".go").exists():
+    while not (folder / f"{name}.go").exists():
         time.sleep(_POLL_SECONDS)

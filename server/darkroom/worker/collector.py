@@ -1,8 +1,10 @@
 """Removes what nothing refers to: contents, scratch folders, old operations."""
 
+import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from darkroom.domain.content import parse_content_id
@@ -15,8 +17,40 @@ log = logging.getLogger(__name__)
 _BATCH = 100
 """Rows per transaction: small enough that nobody waits for the collector."""
 
+_ROUND_SECONDS = 1.0
+"""Between two looks at what the database knows to be superfluous."""
+
+_SCAN_SECONDS = 300.0
+"""Between two looks at every file; soon instead after something went wrong, and at start-up."""
+
+_SHARE = 20
+"""A round that takes long is followed by a pause this many times as long: 5 % of a core at most."""
+
 OPERATION_RETENTION_SECONDS = 14 * 24 * 3600
 """Finished operations are kept two weeks (FACTS 3.2)."""
+
+
+class _Rounds:
+    """When a recurring duty is due again."""
+
+    def __init__(self, pause_seconds: float) -> None:
+        self._pause_seconds = pause_seconds
+        self._earliest = self._due = time.monotonic()
+
+    def hasten(self) -> None:
+        """Have the next round as soon as the last one's cost allows."""
+        self._due = min(self._due, self._earliest)
+
+    @contextlib.contextmanager
+    def round_if_due(self) -> Iterator[bool]:
+        """Whether it is due; if so, the block is the round and is timed."""
+        started = time.monotonic()
+        due = started >= self._due
+        yield due
+        if due:
+            ended = time.monotonic()
+            self._earliest = ended + max(_ROUND_SECONDS, _SHARE * (ended - started))
+            self._due = max(self._earliest, ended + self._pause_seconds)
 
 
 class Collector:
@@ -36,14 +70,21 @@ class Collector:
         self._scratch = scratch
         self._retention_seconds = retention_seconds
         self._clock_us = clock_us
+        self._rows = _Rounds(_ROUND_SECONDS)
+        self._files = _Rounds(_SCAN_SECONDS)
 
-    def collect_rows(self) -> None:
-        """What the database knows to be superfluous: cheap, run often."""
-        _report(contents=self._unreferenced_contents(), operations=self._old_operations())
+    def expect_debris(self) -> None:
+        """An attempt did not end well: files may be left that no row knows of."""
+        self._files.hasten()
 
-    def collect_files(self) -> None:
-        """What crashes left behind: looks at every file, run at start-up and now and then."""
-        _report(orphans=self._orphaned_contents(), scratch_folders=self._abandoned_scratch())
+    def collect_if_due(self) -> None:
+        """One round of whatever is due. Logs a line if it removed anything."""
+        with self._rows.round_if_due() as due:
+            if due:
+                _report(contents=self._unreferenced_contents(), operations=self._old_operations())
+        with self._files.round_if_due() as due:
+            if due:
+                _report(orphans=self._orphaned_contents(), scratch=self._abandoned_scratch())
 
     def _unreferenced_contents(self) -> int:
         removed = 0

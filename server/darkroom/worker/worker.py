@@ -43,8 +43,6 @@ class Worker:
         *,
         lease: LeaseSettings,
         poll_seconds: float = 0.02,
-        collect_seconds: float = 5.0,
-        scan_seconds: float = 300.0,
         clock_us: Callable[[], int] = wall_clock_us,
     ) -> None:
         self._store = store
@@ -53,8 +51,6 @@ class Worker:
         self._owner = owner
         self._lease = lease
         self._poll_seconds = poll_seconds
-        self._collect_seconds = collect_seconds
-        self._scan_seconds = scan_seconds
         self._clock_us = clock_us
         self._draining = threading.Event()
 
@@ -64,21 +60,13 @@ class Worker:
 
     def run_forever(self) -> None:
         """Until `drain`: claim and run what is due, collect garbage when there is nothing."""
-        never = float("-inf")
-        collected_at, scanned_at = never, never
         while not self._draining.is_set():
             try:
                 claim = self._store.claim(self._owner)
                 if claim is not None:
                     self.run_claim(claim)
                     continue
-                now = time.monotonic()
-                if now - collected_at >= self._collect_seconds:
-                    self._collector.collect_rows()
-                    collected_at = now
-                if now - scanned_at >= self._scan_seconds:
-                    self._collector.collect_files()
-                    scanned_at = now
+                self._collector.collect_if_due()
             except Failure as failure:
                 log.warning("database out of reach", extra={"fields": {"reason": failure.reason}})
                 self._draining.wait(1.0)
@@ -100,6 +88,8 @@ class Worker:
                 finally:
                     runner.clean(claim)
             log.info("operation left", extra={"fields": {"outcome": outcome}})
+            if outcome != "succeeded" or claim.lease.fence > 1:
+                self._collector.expect_debris()
 
     def _attempt(self, claim: Claim, runner: Runner, watch: AttemptWatch) -> str:
         try:
@@ -179,7 +169,7 @@ class Worker:
             )
         if reason is Reason.DRAINING:
             self._patiently(lambda: self._store.put_back(claim.lease, 0, count_attempt=False))
-        return reason.value
+        return str(reason.value)
 
     def _fail(self, claim: Claim, runner: Runner, failure: Failure) -> str:
         operation = claim.operation
