@@ -8,6 +8,8 @@ BIN := .venv/bin
 # Tests start real servers and wait for them a lot, but conversions are real work too.
 TEST_PROCESSES ?= $(shell nproc)
 PYTEST_ARGUMENTS ?=
+RUN_ARGUMENTS ?=
+DEMO_ARGUMENTS ?=
 
 # program=Debian package
 RUN_NEEDS := qemu-img=qemu-utils bwrap=bubblewrap
@@ -21,12 +23,12 @@ help: ## show this list
 .PHONY: run
 run: ## start the development stack in the foreground: server, worker, object storage
 	@tools/bootstrap.sh $(RUN_NEEDS)
-	@exec $(BIN)/darkroom dev
+	@exec $(BIN)/darkroom dev $(RUN_ARGUMENTS)
 
 .PHONY: demo
 demo: ## import three real disk images into the running stack and compare what is stored
 	@tools/bootstrap.sh $(TEST_NEEDS)
-	@exec $(BIN)/darkroom demo
+	@exec $(BIN)/darkroom demo $(DEMO_ARGUMENTS)
 
 .PHONY: environment
 environment: ## make .venv and install the Debian packages that tests need, nothing else
@@ -37,16 +39,31 @@ test: environment ## run every test
 	$(BIN)/pytest -n $(TEST_PROCESSES) $(PYTEST_ARGUMENTS)
 
 .PHONY: lint
-lint: environment check-generated ## formatting, lint, types, import directions, protos
+lint: environment check-generated ## check format, lint, types, import directions and protos
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/lint_protos.py
 
 .PHONY: format
 format: environment ## rewrite the code in its one format
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+.PHONY: generate
+generate: environment ## make generated/ from protos/
+	$(BIN)/python tools/generate.py
+
+.PHONY: check-generated
+check-generated: environment ## fail if generated/ is not what protos/ gives
+	$(BIN)/python tools/generate.py --check
+
+.PHONY: bench
+bench: ## measure calls and imports against their lower bounds, in ratios
+	@tools/bootstrap.sh $(BENCH_NEEDS)
+	$(BIN)/python bench/rpc.py
+	$(BIN)/python bench/importing.py
 
 .PHONY: clean
 clean: ## remove what make made, the development stack's data included

@@ -189,7 +189,9 @@ class _Part:
     in the right order.
     """
 
-    def __init__(self, command: list[str], log: Path, stop_seconds: float) -> None:
+    def __init__(
+        self, command: list[str], log: Path, stop_seconds: float, folder: Path | None = None
+    ) -> None:
         self.log = log
         self._stop_seconds = stop_seconds
         parent = os.getpid()
@@ -202,6 +204,7 @@ class _Part:
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -221,8 +224,10 @@ class _Part:
 
 
 @contextlib.contextmanager
-def _part(command: list[str], log: Path, stop_seconds: float) -> Iterator[_Part]:
-    part = _Part(command, log, stop_seconds)
+def _part(
+    command: list[str], log: Path, stop_seconds: float, folder: Path | None = None
+) -> Iterator[_Part]:
+    part = _Part(command, log, stop_seconds, folder)
     try:
         yield part
     finally:
@@ -275,15 +280,16 @@ def _object_storage(stack: Stack, folder: Path) -> Iterator[_Part]:
     command = [
         str(program),
         "mini",
-        f"-dir={folder}",
+        "-dir=.",
         f"-ip={_LOOPBACK}",
         f"-ip.bind={_LOOPBACK}",
         f"-s3.port={stack.storage_url.rpartition(':')[2]}",
-        f"-s3.config={keys}",
+        f"-s3.config={keys.name}",
         *(f"-{part}.port={port}" for part, port in ports.items()),
         *(f"-{part}.port.grpc={port}" for part, port in rpc_ports.items()),
-        f"-filer.localSocket={folder}/filer.sock",
-        f"-s3.localSocket={folder}/s3.sock",
+        # Relative, like the rest: the kernel takes no long path for a socket.
+        "-filer.localSocket=filer.sock",
+        "-s3.localSocket=s3.sock",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-webdav=false",
@@ -292,7 +298,8 @@ def _object_storage(stack: Stack, folder: Path) -> Iterator[_Part]:
         "-master.telemetry=false",
     ]
     try:
-        with _part(command, folder.with_suffix(".log"), _STORAGE_STOP_SECONDS) as part:
+        log = folder.with_suffix(".log")
+        with _part(command, log, _STORAGE_STOP_SECONDS, folder) as part:
             yield part
     finally:
         # What it leaves behind outside of its folder.
