@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-from darkroom.imaging.conversion import convert_arguments
 from measure import Ratio, Server, report, running
 
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2, image_service_pb2_grpc
@@ -49,8 +48,8 @@ def by_hand(url: str, folder: Path) -> float:
     subprocess.run(["curl", "-sS", "-o", str(source), url], check=True)
     with source.open("rb") as file:
         hashlib.file_digest(file, "sha256").hexdigest()
-    arguments = convert_arguments(source, "qcow2", target, "none")
-    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+    command = ["qemu-img", "convert", "-t", "writeback", "-f", "qcow2", "-O", "qcow2"]
+    subprocess.run([*command, str(source), str(target)], check=True)
     with target.open("rb+") as file:
         os.fsync(file.fileno())
     seconds = time.perf_counter() - started

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -75,7 +74,6 @@ def running(command: Sequence[str], log: Path | None, cpu: int | None = None) ->
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log_file,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )
     try:
         yield Server(_address(process, log), process.pid)
