@@ -48,7 +48,7 @@ if [ ! -x .venv/bin/python ]; then
 fi
 say "installing the packages of constraints.txt into .venv"
 install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$@"; }
-# The build backend first, from the same pins: an isolated build would fetch whatever is newest.
-install pip hatchling
-install --no-build-isolation --editable '.[dev,test,lint]'
+# Debian's pip cannot pin what packages are built with.
+install pip
+install --build-constraint constraints.txt --editable '.[dev,test,lint]'
 echo "$wanted" >"$stamp"
