@@ -24,9 +24,14 @@ GENERATED = ROOT / "generated"
 PACKAGE = "darkroom_pb"
 DESCRIPTOR_SET = f"{PACKAGE}/descriptors.binpb"
 
-# Whatever may stand in the details of a status: a JSON transcoder cannot write a detail whose type
-# its descriptor set lacks. No file of ours imports the first of these.
-DETAIL_FILES = ("google/rpc/error_details.proto", "google/rpc/status.proto")
+# What a google.protobuf.Any may hold in our answers without any file of ours importing it: details
+# of a status, and the response of a deletion. A JSON transcoder cannot write an Any whose type its
+# descriptor set lacks.
+ANY_FILES = (
+    "google/protobuf/empty.proto",
+    "google/rpc/error_details.proto",
+    "google/rpc/status.proto",
+)
 
 PACKAGE_DOCSTRING = '"""Made from the .proto files by `make generate`; changes here are lost."""\n'
 
@@ -91,7 +96,7 @@ def generate() -> dict[str, bytes]:
             "--include_imports",
             "--include_source_info",
             *names,
-            *DETAIL_FILES,
+            *ANY_FILES,
         )
         files = {DESCRIPTOR_SET: descriptor_set.read_bytes()}
         descriptor_set.unlink()

@@ -1,11 +1,21 @@
-"""The tools that stand between a change of a .proto file and the clients that would notice."""
+"""The .proto files, and the tools that stand between a change of them and the clients."""
 
+import contextlib
+import importlib.resources
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+
+from darkroom_pb.yandex.cloud import validation_pb2
+from darkroom_pb.yandex.cloud.api import operation_pb2
+from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE_SERVICE = "protos/yandex/cloud/compute/v1/image_service.proto"
@@ -14,8 +24,10 @@ IMAGE_SERVICE = "protos/yandex/cloud/compute/v1/image_service.proto"
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of everything that the tools read and write."""
+    # Other processes are writing byte code meanwhile.
+    ignore = shutil.ignore_patterns("__pycache__")
     for folder in ("protos", "generated", "tools"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
     shutil.copy(ROOT / "buf.yaml", tmp_path)
     return tmp_path
 
@@ -87,3 +99,49 @@ def test_additions_pass_and_are_held_to_once_released(tree: Path) -> None:
     status, said = run(tree, "lint_protos.py", "--renew")
     assert status == 1
     assert 'field "19" with name "new"' in said
+
+
+def test_descriptor_set_stands_alone_and_tells_everything() -> None:
+    described = descriptor_pb2.FileDescriptorSet.FromString(
+        importlib.resources.files("darkroom_pb").joinpath("descriptors.binpb").read_bytes()
+    )
+    pool = descriptor_pool.DescriptorPool()
+    for file in described.file:  # refused if a file comes before what it imports
+        pool.Add(file)
+        assert file.source_code_info.location, file.name
+    # Whatever a transcoder may meet in a google.protobuf.Any.
+    in_any = {"google.rpc.Status", "yandex.cloud.quota.QuotaFailure"}
+    in_any |= {
+        each.full_name for each in error_details_pb2.DESCRIPTOR.message_types_by_name.values()
+    }
+    for file in described.file:
+        for method in (method for service in file.service for method in service.method):
+            operation = method.options.Extensions[operation_pb2.operation]
+            for name in filter(None, (operation.metadata, operation.response)):
+                in_any.add(resolved(pool, file.package, name))
+    assert "google.protobuf.Empty" in in_any
+    for name in in_any:
+        assert pool.FindMessageTypeByName(name).full_name == name
+
+
+def resolved(pool: descriptor_pool.DescriptorPool, scope: str, name: str) -> str:
+    """The full name of a message that an option names, looked up from a package outwards."""
+    scopes = scope.split(".")
+    for depth in range(len(scopes), -1, -1):
+        candidate = ".".join([*scopes[:depth], name])
+        with contextlib.suppress(KeyError):
+            return pool.FindMessageTypeByName(candidate).full_name
+    raise AssertionError(f"{name} is not in the descriptor set")
+
+
+@pytest.mark.parametrize(
+    "request_type", [image_service_pb2.CreateImageRequest, image_service_pb2.UpdateImageRequest]
+)
+def test_labels_may_hold_every_documented_character(request_type: type[Message]) -> None:
+    options = request_type.DESCRIPTOR.fields_by_name["labels"].GetOptions()
+    key_pattern = options.Extensions[validation_pb2.map_key].pattern
+    for pattern in (options.Extensions[validation_pb2.pattern], key_pattern):
+        assert re.fullmatch(pattern, "az09-_./\\@")
+        for refused in ("A", "é", " ", "\n", ":"):
+            assert not re.fullmatch(pattern, "a" + refused)
+    assert not re.fullmatch(key_pattern, "0a")
