@@ -34,6 +34,7 @@ class Behaviour:
     total_known: bool = True
     chunked: bool = False
     content_length: bool = True
+    keep_alive: bool = True
     bytes_per_second: int | None = None
     """Per connection."""
     script: Callable[[int, "Exchange"], bool] | None = None
@@ -108,13 +109,13 @@ class Exchange:
             self.handler.send_header("Transfer-Encoding", "chunked")
         elif behaviour.content_length:
             self.handler.send_header("Content-Length", str(count))
-        else:
+        if not (behaviour.keep_alive and (behaviour.content_length or behaviour.chunked)):
             self.handler.send_header("Connection", "close")
             self.handler.close_connection = True
         self.handler.end_headers()
         return start, count
 
-    def send(self, start: int, count: int) -> None:
+    def send(self, start: int, count: int, *, whole: bool = True) -> None:
         """Send bytes of the object, at the configured speed."""
         behaviour = self.behaviour
         end, piece = start + count, 256 * 1024
@@ -131,7 +132,7 @@ class Exchange:
             if behaviour.bytes_per_second:
                 due += len(data) / behaviour.bytes_per_second
                 self.origin.ended.wait(max(0.0, due - time.monotonic()))
-        if behaviour.chunked:
+        if behaviour.chunked and whole:
             self.handler.wfile.write(b"0\r\n\r\n")
 
     def reset(self) -> None:

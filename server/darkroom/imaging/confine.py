@@ -4,7 +4,7 @@ Runs as a script of its own (`python -I -S confine.py '{...}'`), so it imports t
 only. The one argument is JSON; `Request` says what it holds. The layers, each of which holds alone:
 resource limits; Landlock (only the named files can be opened); no capability and no way to gain
 one; an unprivileged user where the process may still change it; a system call filter (no sockets,
-no io_uring, which would go around the filter, no namespaces, no tracing).
+no io_uring, which would go around the filter, no namespaces, no tracing, no further processes).
 """
 
 import ctypes
@@ -44,6 +44,7 @@ _OF_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _ALL_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 
 # Refused system calls: number on x86_64, number on aarch64.
+_NONE = 0xFFFF
 _REFUSED = {
     "socket": (41, 198),
     "socketpair": (53, 199),
@@ -63,7 +64,11 @@ _REFUSED = {
     "add_key": (248, 217),
     "userfaultfd": (323, 282),
     "open_by_handle_at": (304, 265),
+    "fork": (57, _NONE),
+    "vfork": (58, _NONE),
 }
+_CLONE, _CLONE3 = (56, 220), (435, 435)
+_CLONE_THREAD = 0x10000
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32_BIT = 0x40000000
 
@@ -152,15 +157,22 @@ def _filter_system_calls() -> None:
         column, architecture = _MACHINES[platform.machine()]
     except KeyError:
         return
-    refuse = 0x00050000 | errno.EPERM
-    allow, kill = 0x7FFF0000, 0x80000000
-    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
+    allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
+    missing = 0x00050000 | errno.ENOSYS
+    load, equal, at_least, any_bit, answer = 0x20, 0x15, 0x35, 0x45, 0x06
     numbers = [pair[column] for pair in _REFUSED.values()]
     program = [
         (load, 0, 0, 4),  # architecture
         (equal, 1, 0, architecture),
         (answer, 0, 0, kill),
         (load, 0, 0, 0),  # system call number
+        # The C library falls back from clone3, whose flags a filter cannot see, to clone.
+        (equal, 0, 1, _CLONE3[column]),
+        (answer, 0, 0, missing),
+        (equal, 0, 3, _CLONE[column]),
+        (load, 0, 0, 16),  # its flags: a thread is allowed, a process is not
+        (any_bit, len(numbers) + 1, 0, _CLONE_THREAD),
+        (answer, 0, 0, refuse),
         (at_least, len(numbers) + 1, 0, _X32_BIT),
     ]
     for index, number in enumerate(numbers):

@@ -62,8 +62,9 @@ class _PinnedConnection(http.client.HTTPConnection):
             with contextlib.suppress(OSError):
                 handle.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        super().close()
+    def release(self) -> None:
+        """Close for good. `close` is not enough: http.client calls that before a body is read."""
+        self.close()
         self._drop_handle()
 
     def _drop_handle(self) -> None:
@@ -119,6 +120,9 @@ class Answer:
         text = (self._response.headers["Retry-After"] or "").strip()
         return float(text) if text.isdigit() and len(text) < 6 else None
 
+    def close(self) -> None:
+        self._response.close()
+
     def read_into(self, buffer: memoryview) -> int:
         """Take what has arrived, at most the buffer's length; 0 at the end of the body.
 
@@ -151,10 +155,13 @@ class Connection:
         """`read_seconds` is how long the server may stay silent in one read."""
         self._url = url
         self._read_seconds = read_seconds
+        self._answer: Answer | None = None
         self._connection = _PinnedConnection(url, address, connect_seconds)
 
     def close(self) -> None:
-        self._connection.close()
+        if self._answer is not None:
+            self._answer.close()
+        self._connection.release()
 
     def get(self, byte_range: tuple[int, int] | None, if_match: str = "") -> Answer:
         """Ask for the object or an inclusive range of it; redirects are left to the caller.
@@ -181,12 +188,13 @@ class Connection:
             for name, value in headers.items():
                 connection.putheader(name, value)
             connection.endheaders()
-            return Answer(connection.getresponse())
+            self._answer = Answer(connection.getresponse())
+            return self._answer
         except ssl.SSLCertVerificationError:
-            connection.close()
+            self.close()
             raise
         except (OSError, http.client.HTTPException, ValueError) as error:
-            connection.close()
+            self.close()
             raise Broken(_public_reason(error)) from error
 
     def shut_down(self) -> None:

@@ -98,7 +98,7 @@ class Sandbox:
         With none of them the sandbox refuses to run anything, unless `allow_unconfined`.
         """
         for confinement in (Confinement.BUBBLEWRAP, Confinement.LANDLOCK):
-            if cls(confinement)._works():
+            if cls(confinement).works():
                 log.info("sandbox", extra={"fields": {"confinement": confinement.value}})
                 return cls(confinement)
         if allow_unconfined:
@@ -156,7 +156,8 @@ class Sandbox:
             raise errors.sandbox_unavailable()
         return outcome
 
-    def _works(self) -> bool:
+    def works(self) -> bool:
+        """Whether a command runs under this confinement here: tried, not guessed."""
         if self.confinement is Confinement.BUBBLEWRAP and not shutil.which("bwrap"):
             return False
         limits = ProcessLimits(_PROBE_SECONDS, cpu_seconds=5, max_file_bytes=1024)

@@ -82,7 +82,7 @@ def _authority(scheme: str, text: str) -> tuple[str, int]:
         host_text, bracket, rest = text.partition("]")
         host_text += bracket
         if rest and not rest.startswith(":"):
-            raise ValueError("there is something after its IPv6 address")
+            raise ValueError("it has something after its IPv6 address")
         has_port, port_text = bool(rest), rest[1:]
     else:
         host_text, colon, port_text = text.partition(":")

@@ -226,6 +226,8 @@ class Transfer:
                 connection.shut_down()
             for thread in self._threads:
                 thread.join(_POLL_SECONDS)
+        for connection in self._connections:
+            connection.close()
 
     # --- the reading threads ----------------------------------------------------------------------
 

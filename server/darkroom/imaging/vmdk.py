@@ -10,6 +10,7 @@ from darkroom.imaging.layout import Layout
 
 _SECTOR = 512
 _HEADER = struct.Struct("<4sIIQQQQIQQQ?4sH")
+_GRAIN_MARKER = struct.Struct("<QI")
 _NEWLINES = b"\n \r\n"
 _AT_END = 0xFFFFFFFFFFFFFFFF
 _MARKER_FOOTER, _MARKER_END = 3, 0
@@ -174,7 +175,12 @@ def _examine_grains(layout: Layout, header: _Header) -> None:
         table = array("I", layout.read(offset * _SECTOR, table_bytes, "a grain table"))
         last = max(last, max(table))
     if last > 1:  # 0 and 1 stand for zeros
-        compressed = bool(header.flags & _COMPRESSED)
-        layout.require(
-            last * _SECTOR, 12 if compressed else header.grain * _SECTOR, "its last grain"
-        )
+        layout.require(last * _SECTOR, _grain_bytes(layout, header, last), "its last grain")
+
+
+def _grain_bytes(layout: Layout, header: _Header, sector: int) -> int:
+    if not header.flags & _COMPRESSED:
+        return header.grain * _SECTOR
+    marker = layout.read(sector * _SECTOR, _GRAIN_MARKER.size, "its last grain")
+    _first_sector, length = _GRAIN_MARKER.unpack(marker)
+    return _GRAIN_MARKER.size + int(length)
