@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
-from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2, image_service_pb2_grpc
-from darkroom_pb.yandex.cloud.operation import operation_pb2
 
 from darkroom.config import Settings
 from darkroom.domain.ids import new_id
@@ -20,6 +18,8 @@ from darkroom.domain.image import Image, Status
 from darkroom.domain.operation import IMAGE_CREATE, Operation, State
 from darkroom.storage import rows
 from darkroom.storage.sqlite import SqliteStore
+from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2, image_service_pb2_grpc
+from darkroom_pb.yandex.cloud.operation import operation_pb2
 
 
 class Bare(image_service_pb2_grpc.ImageServiceServicer):
@@ -31,7 +31,7 @@ class Bare(image_service_pb2_grpc.ImageServiceServicer):
         self._connection = store._connect()
         self._lock = threading.Lock()
         image = Image("", "bench", 1, Status.READY, size_bytes=1 << 30)
-        self._image = rows.image_row(image)
+        self._image = (*rows.resource_row(image), image.NOUN)
         operation = Operation(
             "", IMAGE_CREATE, "bench", "", 1, "nobody", 1, State.DONE, response=image.to_record()
         )
@@ -47,7 +47,7 @@ class Bare(image_service_pb2_grpc.ImageServiceServicer):
         with self._lock:
             execute = self._connection.execute
             execute("BEGIN IMMEDIATE")
-            execute(rows.INSERT_IMAGE, (new_id(), *self._image[1:]))
+            execute(rows.INSERT_RESOURCE, (new_id(), *self._image[1:]))
             execute(rows.INSERT_OPERATION, (new_id(), *self._operation[1:]))
             execute("COMMIT")
         return operation_pb2.Operation()

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-from measure import Ratio, Server, report, running
 
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2, image_service_pb2_grpc
 from darkroom_pb.yandex.cloud.operation import operation_service_pb2, operation_service_pb2_grpc
+from measure import Ratio, Server, report, running
 
 MIB = 1 << 20
 CHUNK_BYTES = 8 * MIB

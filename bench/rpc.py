@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-from measure import Ratio, Server, report, running, server_command
 
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2, image_service_pb2_grpc
+from measure import Ratio, Server, report, running, server_command
 
 GET = "/yandex.cloud.compute.v1.ImageService/Get"
 LIST = "/yandex.cloud.compute.v1.ImageService/List"
@@ -155,7 +155,7 @@ def seed(folder: Path, ours: Server) -> tuple[str, bytes]:
 
     def change(tx: object) -> None:
         tx.insert_content(content)  # type: ignore[attr-defined]
-        tx.insert_image(image)  # type: ignore[attr-defined]
+        tx.insert_resource(image)  # type: ignore[attr-defined]
 
     store.write(change)
     store.close()

@@ -38,7 +38,7 @@ def an_operation(**values: Any) -> Operation:
 
 def insert_image(store: MetadataStore, **values: Any) -> Image:
     image = an_image(**values)
-    store.write(lambda tx: tx.insert_image(image))
+    store.write(lambda tx: tx.insert_resource(image))
     return image
 
 

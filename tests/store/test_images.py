@@ -46,7 +46,7 @@ def test_a_failed_change_leaves_nothing(store: MetadataStore) -> None:
     image = an_image()
 
     def change(tx: Transaction) -> None:
-        tx.insert_image(image)
+        tx.insert_resource(image)
         raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
@@ -84,10 +84,10 @@ def test_empty_names_and_names_of_images_in_error_are_free(store: MetadataStore)
     second = insert_image(store, name="again")
     other = insert_image(store, name="other")
     with pytest.raises(Failure) as refused:
-        store.write(lambda tx: tx.update_image(replace(other, name="again")))
+        store.write(lambda tx: tx.update_resource(replace(other, name="again")))
     assert refused.value.code is Code.ALREADY_EXISTS
-    store.write(lambda tx: tx.update_image(replace(second, status=Status.ERROR)))
-    store.write(lambda tx: tx.update_image(replace(other, name="again")))
+    store.write(lambda tx: tx.update_resource(replace(second, status=Status.ERROR)))
+    store.write(lambda tx: tx.update_resource(replace(other, name="again")))
 
 
 def test_of_concurrent_inserts_of_one_name_one_wins(
@@ -134,9 +134,9 @@ def test_a_content_in_use_cannot_be_removed(store: MetadataStore) -> None:
     assert store.contents_in_use([used.id, unused.id, "nothing"]) == {used.id, unused.id}
     assert not store.delete_content(used.id)
     assert store.delete_content(unused.id)
-    store.write(lambda tx: tx.delete_image(first.id))
+    store.write(lambda tx: tx.delete_resource(first.id))
     assert not store.delete_content(used.id)
-    store.write(lambda tx: tx.delete_image(second.id))
+    store.write(lambda tx: tx.delete_resource(second.id))
     assert store.unreferenced_contents(10) == [used.id]
     assert store.delete_content(used.id)
     assert not store.delete_content(used.id)

@@ -46,7 +46,7 @@ class Desk(Operations):
 
         def change(tx: object) -> None:
             tx.insert_content(content)  # type: ignore[attr-defined]
-            tx.insert_image(image)  # type: ignore[attr-defined]
+            tx.insert_resource(image)  # type: ignore[attr-defined]
 
         self.store.write(change)
         return image

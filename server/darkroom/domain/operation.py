@@ -1,7 +1,7 @@
 """The operation resource: a durable row that is the job as well."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from darkroom.domain.errors import Failure
@@ -43,6 +43,8 @@ class Operation:
     phase: str = ""
     progress_done_bytes: int = 0
     progress_total_bytes: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Values of the metadata message besides the id of the resource."""
     error: Failure | None = None
     response: dict[str, Any] | None = None
 

@@ -126,7 +126,7 @@ class CreateImage:
 
     def _from_uri(self, tx: Transaction, opening: Opening, uri: str) -> Begun:
         image = self._image(opening)
-        tx.insert_image(image)
+        tx.insert_resource(image)
         return Begun(
             opening.operation(self.kind, self.folder_id, image.id),
             payload={"min_disk_size_bytes": self.min_disk_size_bytes},
@@ -134,7 +134,7 @@ class CreateImage:
         )
 
     def _from_image(self, tx: Transaction, opening: Opening, image_id: str) -> Begun:
-        source = tx.image(image_id)
+        source = tx.resource(Image, image_id)
         if source is None:
             raise errors.source_not_found("Image", image_id)
         if source.status is not Status.READY:
@@ -151,7 +151,7 @@ class CreateImage:
             kms_key=source.kms_key,
             content_id=source.content_id,
         )
-        tx.insert_image(image)
+        tx.insert_resource(image)
         return Begun(
             opening.operation(self.kind, self.folder_id, image.id, response=image.to_record())
         )
@@ -170,13 +170,13 @@ class ImageCreateEnding:
     """What becomes of an image whose creation does not succeed."""
 
     def abandon(self, tx: Transaction, operation: Operation) -> None:
-        tx.delete_image(operation.resource_id)
+        tx.delete_resource(operation.resource_id)
 
     def fail(self, tx: Transaction, operation: Operation) -> None:
         """The image stays, in ERROR: visible, deletable, its name free for the next attempt."""
-        image = tx.image(operation.resource_id)
+        image = tx.resource(Image, operation.resource_id)
         if image is not None:
-            tx.update_image(replace(image, status=Status.ERROR))
+            tx.update_resource(replace(image, status=Status.ERROR))
 
 
 @dataclass
@@ -283,7 +283,7 @@ class ImageImport(ImageCreateEnding):
             source_sha256=attempt.fetched.sha256,
             created_at_us=self._clock_us(),
         )
-        image = tx.image(attempt.claim.operation.resource_id)
+        image = tx.resource(Image, attempt.claim.operation.resource_id)
         assert image is not None, "an image in CREATING cannot be deleted"
         tx.insert_content(content)
         image = replace(
@@ -294,5 +294,5 @@ class ImageImport(ImageCreateEnding):
             min_disk_size_bytes=attempt.min_disk_size_bytes,
             content_id=content.id,
         )
-        tx.update_image(image)
+        tx.update_resource(image)
         return image.to_record()

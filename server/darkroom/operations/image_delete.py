@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from darkroom.domain import errors
+from darkroom.domain.image import Image
 from darkroom.domain.operation import IMAGE_DELETE
 from darkroom.operations.desk import Begun, Opening
 from darkroom.storage.port import Transaction
@@ -21,11 +22,11 @@ class DeleteImage:
         return {"image_id": self.image_id}
 
     def begin(self, tx: Transaction, opening: Opening) -> Begun:
-        image = tx.image(self.image_id)
+        image = tx.resource(Image, self.image_id)
         if image is None:
             raise errors.resource_not_found("Image", self.image_id)
         conflicting = tx.unfinished_operation_on(self.image_id)
         if conflicting is not None:
             raise errors.conflicting_operation(conflicting)
-        tx.delete_image(self.image_id)
+        tx.delete_resource(self.image_id)
         return Begun(opening.operation(self.kind, image.folder_id, image.id, response={}))

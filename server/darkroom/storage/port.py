@@ -6,12 +6,16 @@ Every promise made here is held by the suite in `tests/store`, which each adapte
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from darkroom.domain.access import AccessBinding
 from darkroom.domain.content import Content
 from darkroom.domain.errors import Failure
 from darkroom.domain.image import Image
 from darkroom.domain.operation import Beat, Claim, Lease, Operation
+from darkroom.domain.query import Query
+from darkroom.domain.resource import Resource
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Resource)
 
 
 class SchemaMismatch(Exception):
@@ -30,19 +34,30 @@ class Replay(Protocol):
 class Transaction(Protocol):
     """One atomic change. All writes commit together or not at all."""
 
-    def image(self, image_id: str) -> Image | None:
-        """The image, locked against change and deletion until the transaction ends."""
+    def resource(self, kind: type[R], resource_id: str) -> R | None:
+        """The resource, locked against change and deletion until the transaction ends."""
 
-    def insert_image(self, image: Image) -> None:
-        """Raises `Failure` RESOURCE_ALREADY_EXISTS if a live image of the folder has the name.
+    def insert_resource(self, resource: Resource) -> None:
+        """Raises `Failure` RESOURCE_ALREADY_EXISTS if the name is taken.
 
-        Empty names and names of images in status ERROR are free.
+        That is: a resource of the kind, in the folder and not in status ERROR, has it. Empty
+        names are never taken.
         """
 
-    def update_image(self, image: Image) -> None:
-        """Overwrite the row of `image.id`. Raises like `insert_image`."""
+    def update_resource(self, resource: Resource) -> None:
+        """Overwrite the row of `resource.id`. Raises like `insert_resource`."""
 
-    def delete_image(self, image_id: str) -> None: ...
+    def delete_resource(self, resource_id: str) -> None:
+        """Its access bindings go with it."""
+
+    def add_binding(self, resource_id: str, binding: AccessBinding) -> bool:
+        """False if the resource has it already."""
+
+    def remove_binding(self, resource_id: str, binding: AccessBinding) -> bool:
+        """False if the resource does not have it."""
+
+    def bindings(self, resource_id: str) -> list[AccessBinding]:
+        """All of them, at most MAX_BINDINGS and one more."""
 
     def insert_content(self, content: Content) -> None: ...
 
@@ -109,6 +124,24 @@ class MetadataStore(Protocol):
         effects outside the transaction.
         """
 
+    def get(self, kind: type[R], resource_id: str) -> R | None: ...
+
+    def find(self, kind: type[R], query: Query, limit: int) -> list[R]:
+        """Resources in the order of the query, texts compared by code point."""
+
+    def latest_by_family(self, folder_id: str, family: str) -> Image | None:
+        """The READY image of the family that was created last."""
+
+    def list_bindings(
+        self, resource_id: str, after: AccessBinding | None, limit: int
+    ) -> list[AccessBinding]:
+        """Bindings of a resource in ascending order, those after `after` only."""
+
+    def list_operations(
+        self, resource_id: str, after: tuple[int, str], limit: int
+    ) -> list[Operation]:
+        """Operations on a resource, oldest first, behind (created_at_us, id)."""
+
     def get_image(self, image_id: str) -> Image | None: ...
 
     def list_images(self, folder_id: str, after_id: str, limit: int) -> list[Image]:
@@ -138,7 +171,7 @@ class MetadataStore(Protocol):
     # --- collection -------------------------------------------------------------------------------
 
     def unreferenced_contents(self, limit: int) -> list[str]:
-        """Ids of contents that no image refers to."""
+        """Ids of contents that no resource refers to."""
 
     def delete_content(self, content_id: str) -> bool:
         """Delete the row if nothing refers to it (any more); False if something does."""

@@ -1,39 +1,52 @@
 """Rows and SQL that every adapter shares. Parameters are positional, written `?`."""
 
+import dataclasses
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from darkroom.domain.errors import Failure
-from darkroom.domain.image import HardwareGeneration, Image, KmsKey, Os, OsType, Status
 from darkroom.domain.operation import Operation, State
+from darkroom.domain.resource import Resource, Status, decoded, encoded
 
 Row = tuple[Any, ...]
+R = TypeVar("R", bound=Resource)
 
-_IMAGE_COLUMNS = (
+RESOURCE_COLUMNS = (
     "id, folder_id, created_at_us, status, name, description, labels, family, size_bytes, "
-    "storage_size_bytes, min_disk_size_bytes, product_ids, os_type, os_nvidia_driver, pooled, "
-    "hardware, kms_key, content_id"
+    "storage_size_bytes, content_id, details"
 )
 _OPERATION_COLUMNS = (
     "id, kind, folder_id, resource_id, created_at_us, created_by, modified_at_us, state, "
-    "cancel_requested, fence, phase, progress_done_bytes, progress_total_bytes, error, response"
+    "cancel_requested, fence, phase, progress_done_bytes, progress_total_bytes, metadata, error, "
+    "response"
 )
 
-IMAGE_BY_ID = f"SELECT {_IMAGE_COLUMNS} FROM image WHERE id = ?"
-IMAGES_OF_FOLDER = (
-    f"SELECT {_IMAGE_COLUMNS} FROM image WHERE folder_id = ? AND id > ? ORDER BY id LIMIT ?"
+RESOURCE_BY_ID = f"SELECT {RESOURCE_COLUMNS} FROM resource WHERE id = ? AND kind = ?"
+INSERT_RESOURCE = f"INSERT INTO resource ({RESOURCE_COLUMNS}, kind) VALUES ({', '.join('?' * 13)})"
+UPDATE_RESOURCE = (
+    "UPDATE resource SET folder_id = ?, created_at_us = ?, status = ?, name = ?, description = ?, "
+    "labels = ?, family = ?, size_bytes = ?, storage_size_bytes = ?, content_id = ?, details = ?, "
+    "kind = ? WHERE id = ?"
 )
-INSERT_IMAGE = (
-    f"INSERT INTO image ({_IMAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
-    "?, ?, ?)"
+DELETE_RESOURCE = "DELETE FROM resource WHERE id = ?"
+LATEST_BY_FAMILY = (
+    f"SELECT {RESOURCE_COLUMNS} FROM resource WHERE kind = 'Image' AND folder_id = ? "
+    "AND family = ? AND status = 2 ORDER BY created_at_us DESC, id DESC LIMIT 1"
 )
-UPDATE_IMAGE = (
-    "UPDATE image SET folder_id = ?, created_at_us = ?, status = ?, name = ?, description = ?, "
-    "labels = ?, family = ?, size_bytes = ?, storage_size_bytes = ?, min_disk_size_bytes = ?, "
-    "product_ids = ?, os_type = ?, os_nvidia_driver = ?, pooled = ?, hardware = ?, kms_key = ?, "
-    "content_id = ? WHERE id = ?"
+
+BINDINGS = (
+    "SELECT role_id, subject_type, subject_id FROM access_binding WHERE resource_id = ? "
+    "AND (role_id, subject_type, subject_id) > (?, ?, ?) "
+    "ORDER BY role_id, subject_type, subject_id LIMIT ?"
 )
-DELETE_IMAGE = "DELETE FROM image WHERE id = ?"
+INSERT_BINDING = (
+    "INSERT INTO access_binding (resource_id, role_id, subject_type, subject_id) "
+    "VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+DELETE_BINDING = (
+    "DELETE FROM access_binding WHERE resource_id = ? AND role_id = ? AND subject_type = ? "
+    "AND subject_id = ?"
+)
 
 INSERT_CONTENT = (
     "INSERT INTO content (id, virtual_size_bytes, stored_size_bytes, sha256, source_sha256, "
@@ -41,21 +54,25 @@ INSERT_CONTENT = (
 )
 UNREFERENCED_CONTENTS = (
     "SELECT id FROM content WHERE NOT EXISTS "
-    "(SELECT 1 FROM image WHERE image.content_id = content.id) ORDER BY id LIMIT ?"
+    "(SELECT 1 FROM resource WHERE resource.content_id = content.id) ORDER BY id LIMIT ?"
 )
 DELETE_UNREFERENCED_CONTENT = (
     "DELETE FROM content WHERE id = ? AND NOT EXISTS "
-    "(SELECT 1 FROM image WHERE image.content_id = content.id)"
+    "(SELECT 1 FROM resource WHERE resource.content_id = content.id)"
 )
 CONTENT_EXISTS = "SELECT 1 FROM content WHERE id = ?"
 
 OPERATION_BY_ID = f"SELECT {_OPERATION_COLUMNS} FROM operation WHERE id = ?"
+OPERATIONS_OF_RESOURCE = (
+    f"SELECT {_OPERATION_COLUMNS} FROM operation WHERE resource_id = ? "
+    "AND (created_at_us, id) > (?, ?) ORDER BY created_at_us, id LIMIT ?"
+)
 UNFINISHED_ON_RESOURCE = (
     "SELECT id FROM operation WHERE resource_id = ? AND state < 2 ORDER BY created_at_us LIMIT 1"
 )
 INSERT_OPERATION = (
     f"INSERT INTO operation ({_OPERATION_COLUMNS}, owner, beat, attempt, delay_ms, payload, "
-    "sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0, 0, 0, ?, ?)"
+    "sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0, 0, 0, ?, ?)"
 )
 END_OPERATION = (
     "UPDATE operation SET state = 2, modified_at_us = ?, error = ?, response = ?, sealed = '' "
@@ -99,41 +116,64 @@ REMEMBER = (
     "VALUES (?, ?, ?, ?)"
 )
 
-_DEFAULT_HARDWARE = HardwareGeneration()
-
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def image_row(image: Image) -> Row:
-    """Values in the order of the image columns; empty text stands for the common default."""
-    hardware = image.hardware_generation
+_COLUMN_FIELDS = frozenset(RESOURCE_COLUMNS.split(", ")) - {"details"}
+
+
+_DETAIL_DEFAULTS: dict[type[Resource], tuple[tuple[str, Any], ...]] = {}
+
+
+def _detail_defaults(kind: type[Resource]) -> tuple[tuple[str, Any], ...]:
+    """The fields of a kind that have no column of their own, with their defaults."""
+    if kind not in _DETAIL_DEFAULTS:
+        _DETAIL_DEFAULTS[kind] = tuple(
+            (each.name, _default(each))
+            for each in dataclasses.fields(kind)
+            if each.name not in _COLUMN_FIELDS
+        )
+    return _DETAIL_DEFAULTS[kind]
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
+
+
+def resource_row(resource: Resource) -> Row:
+    """Values in the order of the resource columns."""
+    details = {
+        name: encoded(value)
+        for name, default in _detail_defaults(type(resource))
+        if (value := getattr(resource, name)) != default
+    }
     return (
-        image.id,
-        image.folder_id,
-        image.created_at_us,
-        int(image.status),
-        image.name,
-        image.description,
-        _dumps(image.labels) if image.labels else "",
-        image.family,
-        image.size_bytes,
-        image.storage_size_bytes,
-        image.min_disk_size_bytes,
-        _dumps(image.product_ids) if image.product_ids else "",
-        int(image.os.type),
-        image.os.nvidia_driver,
-        int(image.pooled),
-        "" if hardware == _DEFAULT_HARDWARE else _dumps(hardware.__dict__),
-        _dumps(image.kms_key.__dict__) if image.kms_key else "",
-        image.content_id,
+        resource.id,
+        resource.folder_id,
+        resource.created_at_us,
+        int(resource.status),
+        resource.name,
+        resource.description,
+        _dumps(resource.labels) if resource.labels else "",
+        getattr(resource, "family", ""),
+        resource.size_bytes,
+        resource.storage_size_bytes,
+        resource.content_id,
+        _dumps(details) if details else "",
     )
 
 
-def image_from_row(row: Row) -> Image:
-    hardware, kms_key = row[15], row[16]
-    return Image(
+def resource_from_row(kind: type[R], row: Row) -> R:
+    """Inverse of `resource_row`."""
+    details: dict[str, Any] = json.loads(row[11]) if row[11] else {}
+    for name, value in details.items():
+        details[name] = decoded(name, value)
+    if row[7]:
+        details["family"] = row[7]
+    return kind(
         id=row[0],
         folder_id=row[1],
         created_at_us=row[2],
@@ -141,18 +181,10 @@ def image_from_row(row: Row) -> Image:
         name=row[4],
         description=row[5],
         labels=json.loads(row[6]) if row[6] else {},
-        family=row[7],
         size_bytes=row[8],
         storage_size_bytes=row[9],
-        min_disk_size_bytes=row[10],
-        product_ids=tuple(json.loads(row[11])) if row[11] else (),
-        os=Os(OsType(row[12]), row[13]),
-        pooled=bool(row[14]),
-        hardware_generation=(
-            HardwareGeneration(**json.loads(hardware)) if hardware else _DEFAULT_HARDWARE
-        ),
-        kms_key=KmsKey(**json.loads(kms_key)) if kms_key else None,
-        content_id=row[17],
+        content_id=row[10],
+        **details,
     )
 
 
@@ -180,6 +212,7 @@ def operation_row(operation: Operation) -> Row:
         operation.phase,
         operation.progress_done_bytes,
         operation.progress_total_bytes,
+        _dumps(operation.metadata) if operation.metadata else "",
         error_text(operation.error),
         response_text(operation.response),
     )
@@ -200,6 +233,7 @@ def operation_from_row(row: Row) -> Operation:
         phase=row[10],
         progress_done_bytes=row[11],
         progress_total_bytes=row[12],
-        error=Failure.from_record(json.loads(row[13])) if row[13] else None,
-        response=json.loads(row[14]) if row[14] else None,
+        metadata=json.loads(row[13]) if row[13] else {},
+        error=Failure.from_record(json.loads(row[14])) if row[14] else None,
+        response=json.loads(row[15]) if row[15] else None,
     )

@@ -8,18 +8,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
 
 from darkroom.domain import errors
+from darkroom.domain.access import AccessBinding
 from darkroom.domain.errors import Failure
 from darkroom.domain.image import Image
 from darkroom.domain.operation import Beat, Claim, Lease, Operation
+from darkroom.domain.query import Query
+from darkroom.domain.resource import Resource
 from darkroom.storage import migrations, rows
+from darkroom.storage.listing import SQLITE_LABEL, list_sql
 from darkroom.storage.port import SchemaMismatch
 from darkroom.storage.transaction import SqlTransaction
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Resource)
 
 log = logging.getLogger(__name__)
 
@@ -173,13 +179,37 @@ class SqliteStore:
 
     # --- reads ------------------------------------------------------------------------------------
 
+    def get(self, kind: type[R], resource_id: str) -> R | None:
+        found = self._read(rows.RESOURCE_BY_ID, (resource_id, kind.NOUN))
+        return rows.resource_from_row(kind, found[0]) if found else None
+
+    def find(self, kind: type[R], query: Query, limit: int) -> list[R]:
+        found = self._read(*list_sql(kind.NOUN, query, limit, SQLITE_LABEL))
+        return [rows.resource_from_row(kind, row) for row in found]
+
+    def latest_by_family(self, folder_id: str, family: str) -> Image | None:
+        found = self._read(rows.LATEST_BY_FAMILY, (folder_id, family))
+        return rows.resource_from_row(Image, found[0]) if found else None
+
+    def list_bindings(
+        self, resource_id: str, after: AccessBinding | None, limit: int
+    ) -> list[AccessBinding]:
+        start = astuple(after) if after else ("", "", "")
+        found = self._read(rows.BINDINGS, (resource_id, *start, limit))
+        return [AccessBinding(*row) for row in found]
+
+    def list_operations(
+        self, resource_id: str, after: tuple[int, str], limit: int
+    ) -> list[Operation]:
+        found = self._read(rows.OPERATIONS_OF_RESOURCE, (resource_id, *after, limit))
+        return [rows.operation_from_row(row) for row in found]
+
+    # What the API reads until it asks for kinds.
     def get_image(self, image_id: str) -> Image | None:
-        found = self._read(rows.IMAGE_BY_ID, (image_id,))
-        return rows.image_from_row(found[0]) if found else None
+        return self.get(Image, image_id)
 
     def list_images(self, folder_id: str, after_id: str, limit: int) -> list[Image]:
-        found = self._read(rows.IMAGES_OF_FOLDER, (folder_id, after_id, limit))
-        return [rows.image_from_row(row) for row in found]
+        return self.find(Image, Query(folder_id, after=(after_id,) if after_id else ()), limit)
 
     def get_operation(self, operation_id: str) -> Operation | None:
         found = self._read(rows.OPERATION_BY_ID, (operation_id,))

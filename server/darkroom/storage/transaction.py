@@ -1,15 +1,18 @@
 """The statements of one transaction, the same for every SQL database."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import astuple, dataclass
+from typing import Any, Protocol, TypeVar
 
 from darkroom.domain import errors
+from darkroom.domain.access import MAX_BINDINGS, AccessBinding
 from darkroom.domain.content import Content
 from darkroom.domain.errors import Failure
-from darkroom.domain.image import Image
 from darkroom.domain.operation import Lease, Operation
+from darkroom.domain.resource import Resource
 from darkroom.storage import rows
+
+R = TypeVar("R", bound=Resource)
 
 
 class Cursor(Protocol):
@@ -18,6 +21,7 @@ class Cursor(Protocol):
     @property
     def rowcount(self) -> int: ...
     def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
 
 
 Execute = Callable[[str, Sequence[Any]], Cursor]
@@ -48,29 +52,41 @@ class SqlTransaction:
         self._integrity_error = integrity_error
         self._lock_suffix = lock_suffix
 
-    def image(self, image_id: str) -> Image | None:
-        row = self._execute(rows.IMAGE_BY_ID + self._lock_suffix, (image_id,)).fetchone()
-        return rows.image_from_row(row) if row else None
+    def resource(self, kind: type[R], resource_id: str) -> R | None:
+        sql = rows.RESOURCE_BY_ID + self._lock_suffix
+        row = self._execute(sql, (resource_id, kind.NOUN)).fetchone()
+        return rows.resource_from_row(kind, row) if row else None
 
-    def _named(self, sql: str, values: rows.Row, name: str) -> None:
+    def _named(self, sql: str, values: rows.Row, resource: Resource) -> None:
         try:
             self._execute(sql, values)
         except self._integrity_error as error:
-            # SQLite names the columns of a broken unique index, PostgreSQL its name.
+            # SQLite names the columns of a broken unique index, PostgreSQL the index.
             text = str(error)
-            if "image.name" in text or "image_name" in text:
-                raise errors.resource_already_exists("Image", name) from None
+            if "resource.name" in text or "resource_unique_name" in text:
+                raise errors.resource_already_exists(resource.NOUN, resource.name) from None
             raise
 
-    def insert_image(self, image: Image) -> None:
-        self._named(rows.INSERT_IMAGE, rows.image_row(image), image.name)
+    def insert_resource(self, resource: Resource) -> None:
+        values = (*rows.resource_row(resource), resource.NOUN)
+        self._named(rows.INSERT_RESOURCE, values, resource)
 
-    def update_image(self, image: Image) -> None:
-        values = rows.image_row(image)
-        self._named(rows.UPDATE_IMAGE, (*values[1:], values[0]), image.name)
+    def update_resource(self, resource: Resource) -> None:
+        values = rows.resource_row(resource)
+        self._named(rows.UPDATE_RESOURCE, (*values[1:], resource.NOUN, values[0]), resource)
 
-    def delete_image(self, image_id: str) -> None:
-        self._execute(rows.DELETE_IMAGE, (image_id,))
+    def delete_resource(self, resource_id: str) -> None:
+        self._execute(rows.DELETE_RESOURCE, (resource_id,))
+
+    def add_binding(self, resource_id: str, binding: AccessBinding) -> bool:
+        return self._execute(rows.INSERT_BINDING, (resource_id, *astuple(binding))).rowcount == 1
+
+    def remove_binding(self, resource_id: str, binding: AccessBinding) -> bool:
+        return self._execute(rows.DELETE_BINDING, (resource_id, *astuple(binding))).rowcount == 1
+
+    def bindings(self, resource_id: str) -> list[AccessBinding]:
+        everything = (resource_id, "", "", "", MAX_BINDINGS + 1)
+        return [AccessBinding(*row) for row in self._execute(rows.BINDINGS, everything).fetchall()]
 
     def insert_content(self, content: Content) -> None:
         self._execute(

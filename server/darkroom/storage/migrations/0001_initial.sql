@@ -1,4 +1,4 @@
--- Contents, images, operations and idempotency keys.
+-- Contents, resources, operations and idempotency keys.
 -- Written in the SQL that SQLite and PostgreSQL share. Times: microseconds since the epoch.
 
 CREATE TABLE content (
@@ -10,8 +10,11 @@ CREATE TABLE content (
     created_at_us BIGINT NOT NULL
 );
 
-CREATE TABLE image (
+-- Images, disks and snapshots: what they share and what listings look at has a column, the rest
+-- of a kind's fields is JSON in `details`, those with their default value left out.
+CREATE TABLE resource (
     id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
     folder_id TEXT NOT NULL,
     created_at_us BIGINT NOT NULL,
     status INTEGER NOT NULL,
@@ -21,20 +24,27 @@ CREATE TABLE image (
     family TEXT NOT NULL,
     size_bytes BIGINT NOT NULL,
     storage_size_bytes BIGINT NOT NULL,
-    min_disk_size_bytes BIGINT NOT NULL,
-    product_ids TEXT NOT NULL,
-    os_type INTEGER NOT NULL,
-    os_nvidia_driver TEXT NOT NULL,
-    pooled INTEGER NOT NULL,
-    hardware TEXT NOT NULL,
-    kms_key TEXT NOT NULL,
-    content_id TEXT REFERENCES content (id) ON DELETE RESTRICT
+    content_id TEXT REFERENCES content (id) ON DELETE RESTRICT,
+    details TEXT NOT NULL
 );
 
--- A name is unique among the live images of a folder; 3 is ERROR, whose name is free again.
-CREATE UNIQUE INDEX image_name ON image (folder_id, name) WHERE name <> '' AND status <> 3;
-CREATE INDEX image_folder ON image (folder_id, id);
-CREATE INDEX image_content ON image (content_id) WHERE content_id IS NOT NULL;
+-- A name is unique among the live resources of a kind in a folder; 3 is ERROR, whose name is free.
+CREATE UNIQUE INDEX resource_unique_name ON resource (kind, folder_id, name)
+    WHERE name <> '' AND status <> 3;
+-- One index for each order of a listing, and one for the newest image of a family.
+CREATE INDEX resource_by_id ON resource (kind, folder_id, id);
+CREATE INDEX resource_by_name ON resource (kind, folder_id, name, id);
+CREATE INDEX resource_by_time ON resource (kind, folder_id, created_at_us, id);
+CREATE INDEX resource_by_family ON resource (kind, folder_id, family, status, created_at_us, id);
+CREATE INDEX resource_content ON resource (content_id) WHERE content_id IS NOT NULL;
+
+CREATE TABLE access_binding (
+    resource_id TEXT NOT NULL REFERENCES resource (id) ON DELETE CASCADE,
+    role_id TEXT NOT NULL,
+    subject_type TEXT NOT NULL,
+    subject_id TEXT NOT NULL,
+    PRIMARY KEY (resource_id, role_id, subject_type, subject_id)
+);
 
 CREATE TABLE operation (
     id TEXT PRIMARY KEY,
@@ -54,13 +64,14 @@ CREATE TABLE operation (
     phase TEXT NOT NULL,
     progress_done_bytes BIGINT NOT NULL,
     progress_total_bytes BIGINT,
+    metadata TEXT NOT NULL,
     payload TEXT NOT NULL,
     sealed TEXT NOT NULL,
     error TEXT NOT NULL,
     response TEXT NOT NULL
 );
 
-CREATE INDEX operation_resource ON operation (resource_id, created_at_us);
+CREATE INDEX operation_resource ON operation (resource_id, created_at_us, id);
 -- Small whatever the history: only unfinished operations are in it.
 CREATE INDEX operation_unfinished ON operation (created_at_us, id) WHERE state < 2;
 CREATE INDEX operation_finished ON operation (modified_at_us) WHERE state = 2;
