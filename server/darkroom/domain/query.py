@@ -20,7 +20,7 @@ ORDER_FIELDS = {"id": "id", "name": "name", "createdAt": "created_at", "created_
 """What order_by may name, and the field it means."""
 
 _TOKEN = re.compile(
-    r"""\s*(?:
+    r"""(?:
       (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
     | (?P<word>[A-Za-z][-_./\\@0-9A-Za-z]*)
     | (?P<sign>!=|<=|>=|[=<>(),])
@@ -70,7 +70,8 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._tokens: list[tuple[str, str, int]] = []
         position = 0
-        while text[position:].strip():
+        while rest := text[position:].lstrip():
+            position = len(text) - len(rest)
             match = _TOKEN.match(text, position)
             if match is None:
                 raise _refuse(position, "expected a field, an operator or a quoted value")
