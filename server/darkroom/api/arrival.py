@@ -1,0 +1,230 @@
+"""Calls get a thread when their request has arrived, not before.
+
+grpcio's synchronous server gives a call a thread as soon as its headers are there, and the thread
+then sleeps until the request comes: as many calls as there are threads, none of them ever sending
+a request, stop such a server. Here a call waits for its request without a thread, for a bounded
+time, and as one of a bounded number. It also saves a thread switch per call.
+
+This is the only module that touches what grpcio does not document. `unsupported()` looks at all of
+it; where grpcio has changed, `executor()` falls back to a plain pool, whose only protection is its
+size, and says so in the log.
+"""
+
+import inspect
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+try:
+    from grpc import _server
+    from grpc._cython import cygrpc
+except ImportError:  # `unsupported` reports it
+    _server = cygrpc = None
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 8192
+"""Calls of one pool that may wait for their request; beyond it the oldest is given up."""
+
+_LONGEST_PAUSE_SECONDS = 0.5
+
+_THUNK = "_unary_request.<locals>.unary_request"
+"""The function with which grpcio waits for the request of a call that has exactly one."""
+_ARGUMENTS = 7
+
+
+class NoRequest:
+    """Stands in place of a request that did not come."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+MISSING = NoRequest("the client closed the call without a request")
+LATE = NoRequest("no request within the time that is allowed")
+
+
+class Alarms:
+    """One thread for all time limits of one length, so that setting one costs next to nothing."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        # Ordered by the time they are due, since all are set for equally long. Taking an entry out
+        # is what decides between an alarm and its being called off.
+        self._due: OrderedDict[object, tuple[float, Callable[[], None]]] = OrderedDict()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="call-alarms", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def set(self, key: object, ring: Callable[[], None]) -> None:
+        """Call `ring` once the time is up, on the alarms' own thread."""
+        self._due[key] = (time.monotonic() + self.seconds, ring)
+
+    def call_off(self, key: object) -> bool:
+        """Whether it was in time: if so, `ring` is never called."""
+        return self._due.pop(key, None) is not None
+
+    def ring_oldest(self) -> None:
+        """End the wait of whoever has waited longest."""
+        try:
+            _, (_, ring) = self._due.popitem(last=False)
+        except KeyError:
+            return
+        ring()
+
+    def _run(self) -> None:
+        pause_seconds = min(self.seconds / 4, _LONGEST_PAUSE_SECONDS)
+        while not self._stop.wait(pause_seconds):
+            now = time.monotonic()
+            for key, (due, ring) in list(self._due.items()):
+                if due > now:
+                    break
+                if self.call_off(key):
+                    try:
+                        ring()
+                    except Exception:
+                        log.exception("call alarm failed")
+
+    def close(self) -> None:
+        """End the thread; alarms that are still set never ring."""
+        self._stop.set()
+        self._thread.join()
+
+
+def unsupported() -> str:
+    """Empty if grpcio is as this module needs it, else what about it is not."""
+    if _server is None:
+        return "its modules have moved"
+    try:
+        for function, parameters in (
+            (_server._unary_response_in_pool, 6),
+            (_server._stream_response_in_pool, 6),
+            (_server._possibly_finish_call, 2),
+            (_server._receive_message, 3),
+        ):
+            if len(inspect.signature(function).parameters) != parameters:
+                return f"{function.__name__} takes other arguments"
+        if _server._unary_request(None, None, None).__qualname__ != _THUNK:
+            return "requests are awaited elsewhere"
+        fields = _server._RPCState().__dict__
+        if not {"condition", "due", "client"} <= fields.keys():
+            return "the state of a call has other fields"
+        for name in ("_RECEIVE_MESSAGE_TOKEN", "_CANCELLED"):
+            getattr(_server, name)
+        cygrpc.ReceiveMessageOperation(0)
+        if not callable(cygrpc.Call.start_server_batch):
+            return "batches are started elsewhere"
+        submit = inspect.getsource(_server._handle_unary_unary).partition("submit(")[2]
+        passed = [line.strip().rstrip(",") for line in submit.splitlines() if line.strip()]
+    except (AttributeError, TypeError, OSError) as error:
+        return str(error)
+    expected = ["state.context.run", "_unary_response_in_pool", "rpc_event", "state"]
+    if passed[:4] != expected or passed[5] != "unary_request":
+        return "calls reach the pool with other arguments"
+    return ""
+
+
+class _Ticket:
+    """What grpcio sees of a submitted call: something that will say when it is over."""
+
+    __slots__ = ("_callback", "_over")
+
+    def __init__(self) -> None:
+        self._callback: Callable[[Any], None] | None = None
+        self._over = False
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        # Only grpcio calls this, once, on the thread and before the event that may end the call.
+        self._callback = callback
+        if self._over:
+            callback(self)
+
+    def over(self) -> None:
+        self._over = True
+        if self._callback is not None:
+            self._callback(self)
+
+
+class RequestFirstExecutor(ThreadPoolExecutor):
+    """A pool that starts a call of one request once that request is there.
+
+    The behaviour gets the request as bytes, or `MISSING`, or `LATE`.
+    """
+
+    def __init__(self, threads: int, alarms: Alarms, name: str) -> None:
+        super().__init__(threads, thread_name_prefix=name)
+        self._alarms = alarms
+        self._running: set[object] = set()
+
+    @property
+    def running(self) -> int:
+        """Calls that have their request but no answer yet."""
+        return len(self._running)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == _ARGUMENTS and getattr(args[4], "__qualname__", "") == _THUNK:
+            return self._await_request(fn, *args[:4], *args[5:])
+        return super().submit(fn, *args, **kwargs)
+
+    def _await_request(
+        self,
+        run: Callable[..., Any],
+        target: Any,
+        rpc_event: Any,
+        state: Any,
+        behaviour: Any,
+        *coders: Any,
+    ) -> _Ticket:
+        # grpcio calls this on its one serving thread, which must never stop or raise.
+        ticket = _Ticket()
+        alarms, running, submit = self._alarms, self._running, super().submit
+        token = _server._RECEIVE_MESSAGE_TOKEN
+
+        def ended(_work: object) -> None:
+            running.discard(ticket)
+            ticket.over()
+
+        def start(request: object) -> None:
+            running.add(ticket)
+            arguments = (target, rpc_event, state, behaviour, lambda: request, *coders)
+            try:
+                work = submit(run, *arguments)
+            except RuntimeError:  # the pool is closed, and so is the server
+                ended(None)
+            else:
+                work.add_done_callback(ended)
+
+        def received(event: Any) -> Any:
+            data = event.batch_operations[0].message()
+            if alarms.call_off(ticket):
+                if data is not None:
+                    start(data)
+                elif state.client is not _server._CANCELLED:
+                    start(MISSING)
+                else:
+                    ended(None)
+            with state.condition:
+                return _server._possibly_finish_call(state, token)
+
+        if len(alarms) >= MAX_WAITING:
+            alarms.ring_oldest()
+        alarms.set(ticket, lambda: start(LATE))
+        rpc_event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
+        state.due.add(token)
+        return ticket
+
+
+def executor(threads: int, alarms: Alarms, name: str) -> ThreadPoolExecutor:
+    """The pool for calls of one request."""
+    reason = unsupported()
+    if not reason:
+        return RequestFirstExecutor(threads, alarms, name)
+    log.warning("calls without a request hold threads", extra={"fields": {"grpcio": reason}})
+    return ThreadPoolExecutor(threads, thread_name_prefix=name)

@@ -1,0 +1,92 @@
+"""What a method is and what one call of it carries through the interceptors to its handler."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from darkroom.api.permissions import PUBLIC
+from darkroom.operations.desk import Caller
+from darkroom_pb.yandex.cloud.api import operation_pb2
+
+
+@dataclass(frozen=True)
+class Method:
+    """One RPC. `permission` comes from the table; `begins_operation` from the .proto file."""
+
+    path: str
+    request: type[Message] | None = None
+    response: type[Message] | None = None
+    permission: str = PUBLIC
+    begins_operation: bool = False
+    client_streaming: bool = False
+    server_streaming: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+def method_path(descriptor: MethodDescriptor) -> str:
+    """The path as it stands in an HTTP/2 request."""
+    return f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+
+
+def methods_of(service: ServiceDescriptor, permissions: dict[str, str]) -> list[Method]:
+    """The methods of a service. The permission table must have been checked."""
+    return [
+        Method(
+            path=method_path(descriptor),
+            request=GetMessageClass(descriptor.input_type),
+            response=GetMessageClass(descriptor.output_type),
+            permission=permissions[method_path(descriptor)],
+            begins_operation=descriptor.GetOptions().HasExtension(operation_pb2.operation),
+            client_streaming=descriptor.client_streaming,
+            server_streaming=descriptor.server_streaming,
+        )
+        for descriptor in service.methods
+    ]
+
+
+class Call:
+    """One RPC under way. The interceptors fill it in; the handler reads it."""
+
+    __slots__ = (
+        "context",
+        "headers",
+        "idempotency_key",
+        "metadata",
+        "operation_id",
+        "request",
+        "request_id",
+        "resource_id",
+        "subject",
+        "trace_id",
+    )
+
+    def __init__(self, request: Any, context: grpc.ServicerContext) -> None:
+        self.request = request
+        """Bytes, or what stands for a missing request; from validation on, the message."""
+        self.context = context
+        self.metadata: dict[str, str | bytes] = {}
+        self.request_id = ""
+        self.trace_id = ""
+        self.subject = ""
+        self.idempotency_key = ""
+        self.resource_id = ""
+        """For the log, as is `operation_id`: set by the handler as soon as it knows them."""
+        self.operation_id = ""
+        self.headers: tuple[tuple[str, str], ...] = ()
+        """Initial metadata that the handler adds to that of every reply."""
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(self.subject, self.idempotency_key)
+
+
+Handler = Callable[[Call], Any]
+"""What an interceptor wraps: it returns the reply message and raises `Failure`."""

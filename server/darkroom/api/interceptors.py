@@ -1,0 +1,288 @@
+"""The interceptors: one list, in order, around every handler.
+
+They are put together once per method when the server is built. A handler cannot opt out: whether
+a method needs an identity, a right and a place under the load limit is the permission table's word.
+"""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from darkroom.api.arrival import LATE, Alarms, NoRequest
+from darkroom.api.authentication import Authenticator, Authorizer
+from darkroom.api.calls import Call, Handler, Method
+from darkroom.api.permissions import PUBLIC
+from darkroom.api.status import Refusal, answer, refusal
+from darkroom.api.validation import Report, Validator
+from darkroom.domain import errors
+from darkroom.domain.errors import Failure
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("darkroom.access")
+
+Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+"""What grpcio calls."""
+
+_REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,64}")
+_MAX_SHOWN_CHARACTERS = 120
+"""Of what callers choose freely: user agents, names of methods that do not exist."""
+_PATIENCE_SECONDS = 0.5
+"""How long a call may wait for its turn under the load limit before it is refused."""
+
+
+class Interceptors:
+    """All of them, with what they need; `ordered` is their order, outermost first."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        *,
+        max_running: int,
+        request_seconds: float,
+    ) -> None:
+        """`request_seconds` is only shown to users: the pool of the server keeps the limit."""
+        self._authenticator = authenticator
+        self._authorizer = authorizer
+        self._validator = Validator()
+        self._request_seconds = request_seconds
+        self._places = threading.Semaphore(max_running)
+        # Writers all wait for one lock; if whoever holds it is stuck, readers still get through.
+        self._writing_places = threading.Semaphore(max(1, max_running // 2))
+        self.ordered: tuple[tuple[str, Callable[[Method, Handler], Handler]], ...] = (
+            ("request id", self._request_id),
+            ("access log", self._access_log),
+            ("errors", self._errors),
+            ("authentication", self._authentication),
+            ("load limit", self._load_limit),
+            ("validation", self._validation),
+            ("authorisation", self._authorisation),
+        )
+
+    def around(self, method: Method, handler: Handler) -> Behaviour:
+        """The handler with all interceptors, as grpcio calls it: bytes in, bytes out."""
+        inner = handler
+        for _, interceptor in reversed(self.ordered):
+            inner = interceptor(method, inner)
+
+        def behave(request: Any, context: grpc.ServicerContext) -> Any:
+            if request.__class__ is NoRequest and not context.is_active():
+                return b""  # the client is gone: nobody asks, nobody hears
+            outcome = inner(Call(request, context))
+            if outcome.__class__ is Refusal:
+                answer(context, outcome)
+            return outcome
+
+        return behave
+
+    def around_stream(self, method: Method, behave: Behaviour, alarms: Alarms) -> Behaviour:
+        """A public bidirectional stream with request id and access log.
+
+        It is cancelled when the client has been silent for as long as `alarms` allows.
+        """
+        assert method.permission == PUBLIC, "streams have no other interceptors yet"
+
+        def behave_and_log(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            watch_stream(method, context)
+            return iter(behave(_without_long_silence(requests, context, alarms), context))
+
+        return behave_and_log
+
+    # --- in order ---------------------------------------------------------------------------------
+
+    def _request_id(self, method: Method, inner: Handler) -> Handler:
+        def handle(call: Call) -> Any:
+            headers = identify(call)
+            outcome = inner(call)
+            call.context.send_initial_metadata(headers + call.headers)
+            return outcome
+
+        return handle
+
+    def _access_log(self, method: Method, inner: Handler) -> Handler:
+        path, clock = method.path, time.perf_counter
+
+        def handle(call: Call) -> Any:
+            started = clock()
+            outcome = inner(call)
+            if access_log.isEnabledFor(logging.INFO):
+                if outcome.__class__ is Refusal:
+                    write_line(path, call, clock() - started, outcome.code.name, outcome.reason)
+                else:
+                    write_line(path, call, clock() - started, "OK")
+            return outcome
+
+        return handle
+
+    def _errors(self, method: Method, inner: Handler) -> Handler:
+        def handle(call: Call) -> Any:
+            try:
+                return inner(call).SerializeToString()
+            except Failure as failure:
+                return refusal(failure, call.request_id)
+            except Exception:
+                fields = {"method": method.path, "request_id": call.request_id}
+                log.exception("call failed", extra={"fields": fields})
+                return refusal(errors.internal(), call.request_id)
+
+        return handle
+
+    def _authentication(self, method: Method, inner: Handler) -> Handler:
+        if method.permission == PUBLIC:
+            return inner
+        authenticate = self._authenticator.authenticate
+
+        def handle(call: Call) -> Any:
+            call.subject = authenticate(call.metadata)
+            return inner(call)
+
+        return handle
+
+    def _load_limit(self, method: Method, inner: Handler) -> Handler:
+        if method.permission == PUBLIC:
+            return inner
+        limited = _limited(self._places, inner)
+        return _limited(self._writing_places, limited) if method.begins_operation else limited
+
+    def _validation(self, method: Method, inner: Handler) -> Handler:
+        if method.request is None:
+            return inner
+        parse, name = method.request.FromString, method.request.DESCRIPTOR.full_name
+        judge = self._validator.compile(method.request.DESCRIPTOR)
+        begins_operation = method.begins_operation
+
+        def handle(call: Call) -> Any:
+            if call.request.__class__ is not bytes:
+                if call.request is LATE:
+                    raise errors.request_too_late(self._request_seconds)
+                raise errors.request_missing()
+            try:
+                call.request = parse(call.request)
+            except DecodeError:
+                raise errors.request_unreadable(name) from None
+            report: Report = []
+            judge(call.request, "", report)
+            if report:
+                raise errors.request_invalid(report)
+            if begins_operation:
+                call.idempotency_key = _idempotency_key(call)
+            return inner(call)
+
+        return handle
+
+    def _authorisation(self, method: Method, inner: Handler) -> Handler:
+        if method.permission == PUBLIC:
+            return inner
+        authorize, permission = self._authorizer.authorize, method.permission
+
+        def handle(call: Call) -> Any:
+            authorize(call.subject, permission)
+            return inner(call)
+
+        return handle
+
+
+def _limited(places: threading.Semaphore, inner: Handler) -> Handler:
+    def handle(call: Call) -> Any:
+        if not places.acquire(blocking=False) and not places.acquire(timeout=_PATIENCE_SECONDS):
+            raise errors.overloaded()
+        try:
+            return inner(call)
+        finally:
+            places.release()
+
+    return handle
+
+
+def _idempotency_key(call: Call) -> str:
+    """The key that was sent, or "". Raises `Failure` for one that cannot be kept."""
+    if "idempotency-key" not in call.metadata:
+        return ""
+    sent = [value for key, value in call.context.invocation_metadata() if key == "idempotency-key"]
+    if len(set(sent)) != 1 or not _IDEMPOTENCY_KEY.fullmatch(sent[0]):
+        raise errors.idempotency_key_invalid()
+    return str(sent[0])
+
+
+def identify(call: Call) -> tuple[tuple[str, str], ...]:
+    """Read the metadata, give the call its ids, return the headers that tell them."""
+    call.metadata = metadata = dict(call.context.invocation_metadata())  # type: ignore[arg-type]
+    random = os.urandom(32).hex()
+    own_id = f"{random[:8]}-{random[8:12]}-4{random[13:16]}-a{random[17:20]}-{random[20:32]}"
+    wanted = metadata.get("x-request-id") or metadata.get("x-client-request-id")
+    call.request_id = wanted if wanted and _REQUEST_ID.fullmatch(wanted) else own_id
+    call.trace_id = trace_id = random[32:48]
+    return (
+        ("x-request-id", call.request_id),
+        ("x-server-request-id", own_id),
+        ("x-server-trace-id", f"{trace_id}:{random[48:]}:{trace_id}:1"),
+    )
+
+
+def write_line(path: str, call: Call, seconds: float, code: str, reason: str = "") -> None:
+    """The one line that the log has about a call."""
+    fields = {
+        "method": path,
+        "code": code,
+        "duration_ms": round(seconds * 1000, 3),
+        "request_id": call.request_id,
+        "trace_id": call.trace_id,
+        "subject": call.subject,
+        "peer": call.context.peer(),
+        "user_agent": str(call.metadata.get("user-agent", ""))[:_MAX_SHOWN_CHARACTERS],
+    }
+    if reason:
+        fields["reason"] = reason
+    if call.resource_id:
+        fields["resource_id"] = call.resource_id
+    if call.operation_id:
+        fields["operation_id"] = call.operation_id
+    access_log.info("rpc", extra={"fields": fields})
+
+
+def watch_stream(method: Method, context: grpc.ServicerContext) -> Call:
+    """Give a stream its ids at its start and its log line at its end."""
+    call = Call(None, context)
+    context.send_initial_metadata(identify(call))
+    started = time.perf_counter()
+
+    def ended() -> None:
+        code = context.code()  # type: ignore[attr-defined]
+        write_line(method.path, call, time.perf_counter() - started, code.name if code else "OK")
+
+    if not context.add_callback(ended):
+        ended()
+    return call
+
+
+def _without_long_silence(
+    requests: Iterator[Any], context: grpc.ServicerContext, alarms: Alarms
+) -> Iterator[Any]:
+    key = object()
+    while True:
+        alarms.set(key, context.cancel)
+        try:
+            request = next(requests)
+        except StopIteration:
+            return
+        finally:
+            alarms.call_off(key)
+        yield request
+
+
+def unknown_method(interceptors: Interceptors, path: str) -> Behaviour:
+    """What answers a call of a method that does not exist."""
+    shown = path[:_MAX_SHOWN_CHARACTERS]
+
+    def handle(call: Call) -> Any:
+        raise errors.method_unknown(shown)
+
+    return interceptors.around(Method(shown), handle)

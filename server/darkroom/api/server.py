@@ -1,0 +1,212 @@
+"""The gRPC server: services, interceptors, pools and the life of one listener."""
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+
+from darkroom.api import health, images, operations, reflection
+from darkroom.api.arrival import Alarms, RequestFirstExecutor, executor
+from darkroom.api.authentication import (
+    Authenticator,
+    Authorizer,
+    EverythingAllowed,
+    NoAuthentication,
+)
+from darkroom.api.calls import Call, Handler, method_path, methods_of
+from darkroom.api.convert import OPERATION_TYPES, check_operation_types
+from darkroom.api.interceptors import Interceptors, unknown_method
+from darkroom.api.permissions import PERMISSIONS, check_table
+from darkroom.config import Settings
+from darkroom.domain import errors
+from darkroom.operations.desk import Operations
+from darkroom.storage.port import MetadataStore
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES = 1024 * 1024
+"""The largest request of the API has 1000 access bindings, about a quarter of this."""
+MAX_METADATA_BYTES = 16 * 1024
+MAX_CONCURRENT_STREAMS = 100
+"""Per connection: what keeps one client's rapid resets from everybody else's calls."""
+_HEALTH_THREADS = 4
+_REFLECTION_THREADS = 128
+"""A reflection stream holds a thread for as long as it is open."""
+_FLUSH_SECONDS = 0.2
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+    # Clients of the cloud ping every 30 s, calls or not; the default takes that for an attack.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # Without it two servers could be started on one port, each getting some of the calls.
+    ("grpc.so_reuseport", 0),
+)
+
+
+class ServicerError(TypeError):
+    """A servicer has a public method that is no RPC: its name must be misspelt."""
+
+
+def implementation(service: ServiceDescriptor, servicer: object) -> dict[str, Handler]:
+    """The servicer's handler of every method; those it lacks answer UNIMPLEMENTED.
+
+    Raises `ServicerError`.
+    """
+    names = {method.name for method in service.methods}
+    strangers = {name for name in vars(type(servicer)) if not name.startswith("_")} - names
+    if strangers:
+        raise ServicerError(f"{service.full_name} has no method {', '.join(sorted(strangers))}")
+    return {name: getattr(servicer, name, _not_implemented(service, name)) for name in names}
+
+
+def _not_implemented(service: ServiceDescriptor, name: str) -> Handler:
+    def handle(call: Call) -> Any:
+        raise errors.method_not_implemented(f"{service.name}.{name}")
+
+    return handle
+
+
+class _UnknownMethods(grpc.GenericRpcHandler):
+    """Answers calls of methods that nobody serves, with a request id and a log line."""
+
+    def __init__(self, interceptors: Interceptors) -> None:
+        self._interceptors = interceptors
+
+    def service(self, handler_call_details: Any) -> Any:
+        behaviour = unknown_method(self._interceptors, handler_call_details.method)
+        # As a stream of requests it is answered at once, whether or not a request comes.
+        return grpc.stream_unary_rpc_method_handler(behaviour)
+
+
+class Server:
+    """One listener. Nothing is SERVING until `set_serving`; `stop` ends everything, once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: MetadataStore,
+        desk: Operations,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+    ) -> None:
+        services = {
+            images.SERVICE: implementation(images.SERVICE, images.ImageServicer(store, desk)),
+            operations.SERVICE: implementation(
+                operations.SERVICE, operations.OperationServicer(store, desk)
+            ),
+        }
+        everything = (*services, health.SERVICE, reflection.SERVICE)
+        check_table(
+            [method_path(method) for service in everything for method in service.methods],
+            PERMISSIONS,
+        )
+        check_operation_types(OPERATION_TYPES)
+        interceptors = Interceptors(
+            authenticator,
+            authorizer,
+            max_running=settings.max_concurrent_rpcs,
+            request_seconds=settings.request_body_seconds,
+        )
+        self._alarms = Alarms(settings.request_body_seconds)
+        self._pool = executor(settings.rpc_threads, self._alarms, "rpc")
+        self._health_pool = executor(_HEALTH_THREADS, self._alarms, "health")
+        self._reflection_pool = ThreadPoolExecutor(_REFLECTION_THREADS, "reflection")
+        self._health = health.Health(service.full_name for service in services)
+        self._server = grpc.server(self._pool, options=_OPTIONS)
+        for service, handlers in services.items():
+            self._add(
+                service,
+                {
+                    method.name: grpc.unary_unary_rpc_method_handler(
+                        interceptors.around(method, handlers[method.name])
+                    )
+                    for method in methods_of(service, PERMISSIONS)
+                },
+            )
+        self._add_health(interceptors)
+        self._add_reflection(interceptors, [service.full_name for service in everything])
+        self._server.add_generic_rpc_handlers([_UnknownMethods(interceptors)])
+        self.address = self._listen(settings.listen)
+
+    def _add(self, service: ServiceDescriptor, handlers: dict[str, Any]) -> None:
+        name = service.full_name
+        self._server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(name, handlers)]
+        )
+        self._server.add_registered_method_handlers(name, handlers)
+
+    def _add_health(self, interceptors: Interceptors) -> None:
+        handlers = {}
+        for method in methods_of(health.SERVICE, PERMISSIONS):
+            behaviour = self._health.behaviour(method, interceptors)
+            # grpcio's way to run a behaviour in a pool of its own.
+            behaviour.experimental_thread_pool = self._health_pool  # type: ignore[attr-defined]
+            handlers[method.name] = (
+                grpc.unary_stream_rpc_method_handler(
+                    behaviour, response_serializer=method.response.SerializeToString
+                )
+                if method.server_streaming
+                else grpc.unary_unary_rpc_method_handler(behaviour)
+            )
+        self._add(health.SERVICE, handlers)
+
+    def _add_reflection(self, interceptors: Interceptors, services: list[str]) -> None:
+        answers = reflection.Reflection(reflection.served_index(), services)
+        (method,) = methods_of(reflection.SERVICE, PERMISSIONS)
+        behaviour = interceptors.around_stream(method, answers.answer_all, self._alarms)
+        behaviour.experimental_thread_pool = self._reflection_pool  # type: ignore[attr-defined]
+        handler = grpc.stream_stream_rpc_method_handler(behaviour)
+        self._add(reflection.SERVICE, {method.name: handler})
+
+    def _listen(self, address: str) -> str:
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            self.stop(0)
+            raise OSError(f"{address} cannot be bound") from error
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    def start(self) -> None:
+        """Accept calls."""
+        self._server.start()
+
+    def set_serving(self, serving: bool) -> None:
+        """Tell health checks, overall and per service."""
+        self._health.set_serving(serving)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Refuse new calls, let the running ones finish for at most `grace_seconds`, end.
+
+        Open streams of health and reflection, and calls whose request has not come, are not
+        waited for.
+        """
+        self._health.shut_down()
+        deadline = time.monotonic() + grace_seconds
+        stopped = self._server.stop(grace_seconds)
+        if isinstance(self._pool, RequestFirstExecutor):
+            while self._pool.running and not stopped.wait(0.01):
+                pass
+            stopped.wait(min(_FLUSH_SECONDS, max(0.0, deadline - time.monotonic())))
+            self._server.stop(None)
+        stopped.wait()
+        self._alarms.close()
+        for pool in (self._pool, self._health_pool, self._reflection_pool):
+            pool.shutdown(wait=False)
+
+
+def build_server(settings: Settings, store: MetadataStore, desk: Operations) -> Server:
+    """The server under the settings, bound to its address but not started.
+
+    Raises:
+        OSError: the address cannot be bound.
+        PermissionTableError, OperationTypeError, RuleError, ServicerError: the program
+            contradicts itself; nothing may be served.
+    """
+    return Server(settings, store, desk, NoAuthentication(), EverythingAllowed())
