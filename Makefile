@@ -59,6 +59,10 @@ generate: environment ## make generated/ from protos/
 check-generated: environment ## fail if generated/ is not what protos/ gives
 	$(BIN)/python tools/generate.py --check
 
+.PHONY: docs
+docs: environment ## write the parts of the documentation that come from the code
+	$(BIN)/python tools/write_docs.py
+
 .PHONY: bench
 bench: ## measure calls and imports against their lower bounds, in ratios
 	@tools/bootstrap.sh $(BENCH_NEEDS)

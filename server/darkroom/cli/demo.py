@@ -108,22 +108,23 @@ def _import(stack: Stack, data_dir: Path, source: _Source) -> None:
     image_id = operation["metadata"]["imageId"]
     print(f"  creating   image {image_id}, operation {operation['id']}")
     shown = ""
-    while not operation.get("done", False):
-        if time.monotonic() - started > _IMPORT_SECONDS:
-            raise StackError(f"operation {operation['id']} is not done after {_IMPORT_SECONDS} s")
-        image = _grpc(stack, f"{_IMAGES}/Get", {"image_id": image_id})
+    while True:
+        # The image second: once the operation is done, so is what the image says.
         operation = _grpc(stack, f"{_OPERATIONS}/Get", {"operation_id": operation["id"]})
-        state = f"{image['status']}  {operation.get('description', '')}"
-        if state != shown:
-            shown = state
-            print(f"  {time.monotonic() - started:6.1f} s   {state}", flush=True)
+        status = _grpc(stack, f"{_IMAGES}/Get", {"image_id": image_id})["status"]
+        elapsed_seconds = time.monotonic() - started
+        if status != shown:
+            shown = status
+            print(f"  {elapsed_seconds:6.1f} s   {status}", flush=True)
+        if operation.get("done", False):
+            break
+        if elapsed_seconds > _IMPORT_SECONDS:
+            raise StackError(f"operation {operation['id']} is not done yet")
         time.sleep(_POLL_SECONDS)
     if "error" in operation:
         raise StackError(f"operation {operation['id']} failed: {operation['error']['message']}")
-    image = _grpc(stack, f"{_IMAGES}/Get", {"image_id": image_id})
-    print(f"  {time.monotonic() - started:6.1f} s   {image['status']}")
-    if image["status"] != "READY":
-        raise StackError(f"image {image_id} is {image['status']}")
+    if status != "READY":
+        raise StackError(f"image {image_id} is {status}")
     _compare(data_dir, image_id, source)
 
 

@@ -1,0 +1,182 @@
+"""What a newcomer does first: `make run`, `make demo`, what the README says, Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from installation import alive, descendants, until
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+
+@dataclass
+class Running:
+    """A development stack under `make run`, and the process in it that is `darkroom dev`."""
+
+    make: "subprocess.Popen[bytes]"
+    dev_pid: int
+    data: Path
+    output: Path
+
+    @property
+    def listen(self) -> str:
+        return str(json.loads((self.data / "stack.json").read_text())["listen"])
+
+    def processes(self) -> list[int]:
+        """Pids of the stack: dev, serve, the worker and the object storage at least."""
+        found = until(
+            lambda: len(pids := descendants(self.make.pid)) >= 4 and pids, "four processes"
+        )
+        return list(found)
+
+
+def darkroom_dev(make_pid: int) -> int | None:
+    """The pid of `darkroom dev` once make has started it."""
+    for pid in [make_pid, *descendants(make_pid)]:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"dev" in command and any(part.endswith(b"/darkroom") for part in command):
+            return pid
+    return None
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    data = tmp_path / "data"
+    arguments = f"--data-dir {data} --listen 127.0.0.1:0 --storage-port 0"
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        make = subprocess.Popen(
+            ["make", "--no-print-directory", "run", f"RUN_ARGUMENTS={arguments}"],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            # A terminal's interrupt goes to a process group; this one is the stack's own.
+            process_group=0,
+        )
+
+    def greeted() -> bool:
+        assert make.poll() is None, output.read_text()
+        return "Ctrl-C" in output.read_text()
+
+    pids = []
+    try:
+        until(greeted, "the stack to start")
+        dev_pid = until(lambda: darkroom_dev(make.pid), "darkroom dev")
+        started = Running(make, dev_pid, data, output)
+        pids = started.processes()
+        yield started
+    finally:
+        for pid in [*pids, *descendants(make.pid), make.pid]:
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        make.wait()
+
+
+def shell(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def nothing_left(running: Running, pids: list[int]) -> None:
+    """Neither the processes seen before nor any other that was started for this stack."""
+    until(lambda: not any(alive(pid) for pid in pids), "every process to end", 10)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            belongings = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        assert str(running.data).encode() not in belongings, process
+
+
+def test_demo_proves_three_imports_and_an_interrupt_ends_everything(running: Running) -> None:
+    demo = shell(
+        f"make --no-print-directory demo DEMO_ARGUMENTS='--data-dir {running.data} --mib 4'"
+    )
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert demo.stdout.count("qemu-img compare: Images are identical.") == 3
+    assert demo.stdout.count("READY") == 3
+
+    pids = running.processes()
+    os.killpg(running.make.pid, signal.SIGINT)
+    running.make.wait(30)
+    nothing_left(running, pids)
+    assert running.output.read_text().rstrip().splitlines()[-1].startswith(("stopped", "make: "))
+    for text in (demo.stdout, (running.data / "serve.log").read_text()):
+        assert "X-Amz" not in text
+
+
+def test_session_of_the_readme_runs_as_it_stands(running: Running, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    session = re.search(r"<!-- session:begin -->\s+```sh\n(.*?)```", readme, re.DOTALL)
+    assert session is not None
+    script = session[1]
+    for written, here in (
+        ("/tmp/", f"{tmp_path}/"),
+        ("127.0.0.1:50051", running.listen),
+        ("dev upload", f"dev upload --data-dir {running.data}"),
+        (" .darkroom", f" {running.data}"),
+    ):
+        script = script.replace(written, here)
+    pasted = shell(script)
+    assert pasted.returncode == 0, pasted.stdout + pasted.stderr
+    assert '"status": "READY"' in pasted.stdout
+    assert "Images are identical." in pasted.stdout
+
+
+def test_lines_that_the_stack_prints_can_be_pasted(running: Running, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "64M"], check=True)
+    printed = running.output.read_text()
+    upload, create, get = re.findall(r"^  (URL=.*|.*grpcurl.*)$", printed, re.MULTILINE)
+    created = shell(f"{upload}\n{create}".replace("disk.qcow2", str(disk)))
+    assert created.returncode == 0, created.stdout + created.stderr
+    operation = json.loads(created.stdout)["id"]
+    read = shell(get.replace("ID", operation))
+    assert json.loads(read.stdout)["id"] == operation
+
+
+def test_nothing_survives_a_kill_of_the_stack(running: Running) -> None:
+    pids = running.processes()
+    os.kill(running.dev_pid, signal.SIGKILL)
+    running.make.wait(10)
+    nothing_left(running, pids)
+
+
+def test_second_stack_and_taken_port_are_refused_with_advice(
+    running: Running, tmp_path: Path
+) -> None:
+    darkroom = ROOT / ".venv" / "bin" / "darkroom"
+    second = shell(f"{darkroom} dev --data-dir {running.data} --listen 127.0.0.1:0")
+    assert second.returncode == 1
+    assert second.stderr == f"darkroom: a stack runs on {running.data} already\n"
+    taken = shell(f"{darkroom} dev --data-dir {tmp_path}/other --listen {running.listen}")
+    assert taken.returncode == 1
+    assert f"cannot listen on {running.listen} (Address already in use)" in taken.stderr
+    assert "--listen" in taken.stderr
+
+
+def test_upload_without_a_stack_says_how_to_start_one(tmp_path: Path) -> None:
+    result = shell(f"{ROOT}/.venv/bin/darkroom dev upload --data-dir {tmp_path} README.md")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (f"darkroom: no stack runs on {tmp_path}: start one with `make run`\n")

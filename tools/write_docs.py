@@ -1,0 +1,83 @@
+"""Writes the parts of the documentation that the code knows better.
+
+usage: python tools/write_docs.py          the settings table of README.md, and docs/errors.md
+       python tools/write_docs.py --check  write nothing; exit 1 and name what would change
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from darkroom import config
+from darkroom.domain.errors import CATALOGUE, Kind
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_ERRORS_HEAD = """\
+# Errors
+
+Made by `make docs` from the catalogue in `server/darkroom/domain/errors.py`; changes here are lost.
+
+Each failure has one gRPC code, one message and one reason. The reason stands in
+`google.rpc.ErrorInfo` (domain `darkroom`) and never changes, so programs may go by it. The same
+status serves the call that fails and the `error` of an operation that fails later.
+"""
+
+
+def main() -> int:
+    """Writes or checks; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Write generated parts of the documentation.")
+    parser.add_argument("--check", action="store_true", help="name what differs, write nothing")
+    check_only = parser.parse_args().check
+    stale = [path for path, text in wanted().items() if not _holds(path, text)]
+    for path in stale:
+        print(path.relative_to(ROOT))
+        if not check_only:
+            path.write_text(wanted()[path], encoding="utf-8")
+    if stale and check_only:
+        print("out of date: run `make docs`", file=sys.stderr)
+    return 1 if stale and check_only else 0
+
+
+def wanted() -> dict[Path, str]:
+    """What each file should hold."""
+    readme = ROOT / "README.md"
+    return {
+        readme: with_settings(readme.read_text(encoding="utf-8")),
+        ROOT / "docs/errors.md": errors(),
+    }
+
+
+def with_settings(readme: str) -> str:
+    """The README with the table of settings as it is now between its markers."""
+    before, begin, rest = readme.partition("<!-- settings:begin -->")
+    _, end, after = rest.partition("<!-- settings:end -->")
+    if not end:
+        raise ValueError("README.md has lost the markers of the settings table")
+    return f"{before}{begin}\n{config.table()}\n{end}{after}"
+
+
+def errors() -> str:
+    """The whole of docs/errors.md."""
+    parts = [_ERRORS_HEAD]
+    for code in sorted({kind.code.name for kind in CATALOGUE.values()}):
+        parts.append(f"\n## {code}\n\n| reason | message | what to do |\n|---|---|---|\n")
+        for kind in sorted(CATALOGUE.values(), key=lambda each: each.reason):
+            if kind.code.name == code:
+                cells = (f"`{kind.reason}`", kind.message, _advice(kind))
+                parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+    return "".join(parts)
+
+
+def _advice(kind: Kind) -> str:
+    if kind.retry_after_seconds is None:
+        return kind.advice
+    return f"{kind.advice} RetryInfo says {kind.retry_after_seconds:g} s."
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
