@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,7 +159,7 @@ class Exchange:
 
 
 @contextlib.contextmanager
-def serving(behaviour: Behaviour) -> Iterator[Origin]:
+def serving(behaviour: Behaviour, tls: ssl.SSLContext | None = None) -> Iterator[Origin]:
     """Run an origin on a free port of the loopback address."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -212,6 +213,11 @@ def serving(behaviour: Behaviour) -> Iterator[Origin]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        # The handshake belongs to the thread of the connection, not to the one that accepts.
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     origin = Origin(server.server_address[1], behaviour)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

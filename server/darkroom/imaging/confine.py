@@ -19,8 +19,8 @@ import sys
 from dataclasses import dataclass
 
 NOBODY = 65534
-EXIT_LANDLOCK_MISSING = 119
-EXIT_SET_UP_FAILED = 120
+CONFINED = "confined\n"
+"""Written to standard error as the last thing before the command takes over."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_SECCOMP = 22
@@ -79,7 +79,7 @@ class Request:
 
     command: list[str]
     folder: str
-    """Working folder, writable; relative names of the command are below it."""
+    """Working folder; relative names of the command are below it."""
     readable: list[str]
     """Files and folders that may be read (and executed); missing ones are left out."""
     writable: list[str]
@@ -215,13 +215,13 @@ def confine_and_run(request: Request) -> None:
     os.chdir(request.folder)
     ruleset = _make_ruleset(request)
     if ruleset is None and request.landlock:
-        sys.exit(EXIT_LANDLOCK_MISSING)
+        raise OSError(errno.EOPNOTSUPP, "Landlock is missing")
     _become_nobody(request.owned)
     if request.parent:
         # After the change of user, which clears it.
         _call(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "pdeathsig")
         if os.getppid() != request.parent:
-            sys.exit(EXIT_SET_UP_FAILED)
+            raise OSError(errno.ESRCH, "the parent is gone")
     _drop_capabilities()
     _call(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     for name, value in request.limits.items():
@@ -231,6 +231,7 @@ def confine_and_run(request: Request) -> None:
         _call(_libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
         os.close(ruleset)
     _filter_system_calls()
+    os.write(sys.stderr.fileno(), CONFINED.encode())
     os.execv(request.command[0], request.command)  # noqa: S606 - no shell is the point
 
 
@@ -238,5 +239,4 @@ if __name__ == "__main__":
     try:
         confine_and_run(Request(**json.loads(sys.argv[1])))
     except OSError as failure:
-        sys.stderr.write(f"confine: {failure.strerror}: {failure.filename}\n")
-        sys.exit(EXIT_SET_UP_FAILED)
+        sys.exit(f"confine: {failure.strerror}: {failure.filename}")

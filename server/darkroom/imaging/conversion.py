@@ -208,7 +208,10 @@ class Converter:
 
     def _command(self, source_format: str, given: str, target: str) -> list[str]:
         options = "compat=1.1,lazy_refcounts=off"
-        command = [QEMU_IMG, "convert", "-p", "-t", "writeback"]
+        # No cache mode for the target: qemu leaves flushing to us (its `unsafe` default), because
+        # we flush anyway and can hash the file meanwhile. A write that fails later is reported to
+        # the first fsync after it, which is ours.
+        command = [QEMU_IMG, "convert", "-p"]
         if self._compression == "zstd":
             # Out of order and parallel: halves the time; the file is read at random anyway.
             command += ["-c", "-W", "-m", "8"]

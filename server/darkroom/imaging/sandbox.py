@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from darkroom.domain import errors
@@ -128,33 +128,29 @@ class Sandbox:
         watch: Watch,
         on_output: Callable[[bytes], None] | None = None,
     ) -> Outcome:
-        """Run a command that may read the file `source` and write into the folder `output`.
+        """Run a command that may read the file `source` and write into the folder `output`, if any.
 
         Its program must be below /usr. `on_output` hears standard output as it comes. Blocks the
         calling thread, which the command does not outlive: killed with its children when the
         watch is set, when its time is over, and when this process dies. When this returns or
-        raises, none of them is left.
+        raises, every one of them has closed its files.
 
         Raises `Interrupted`; `Failure` SANDBOX_UNAVAILABLE, also where the set-up fails.
         """
         self.ensure_available()
         watch.check()
         with contextlib.ExitStack() as stack:
-            if output is None:
-                output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)
             if self.confinement is Confinement.BUBBLEWRAP:
                 arguments = _bubblewrapped(build_command, source, output, limits)
             else:
-                arguments = _launched(
-                    build_command, descriptor, source, output, limits, self.confinement
-                )
+                arguments = _launched(build_command, descriptor, output, limits, self.confinement)
             outcome = _supervise(arguments, [descriptor], limits.wall_seconds, watch, on_output)
-        if outcome.exit_code in (confine.EXIT_SET_UP_FAILED, confine.EXIT_LANDLOCK_MISSING):
+        if not outcome.complaints.startswith(confine.CONFINED):
             log.error("sandbox failed", extra={"fields": {"complaints": outcome.complaints}})
             raise errors.sandbox_unavailable()
-        return outcome
+        return replace(outcome, complaints=outcome.complaints.removeprefix(confine.CONFINED))
 
     def works(self) -> bool:
         """Whether a command runs under this confinement here: tried, not guessed."""
@@ -206,14 +202,14 @@ def _system_links() -> list[str]:
 
 
 def _bubblewrapped(
-    build_command: BuildCommand, source: Path, output: Path, limits: ProcessLimits
+    build_command: BuildCommand, source: Path, output: Path | None, limits: ProcessLimits
 ) -> list[str]:
     prefix = os.path.realpath(sys.base_prefix)
     request = confine.Request(
         command=list(build_command(_INPUT, _OUTPUT)),
         folder=_OUTPUT,
         readable=["/usr", *_SYSTEM_FOLDERS, _INPUT],
-        writable=[_OUTPUT],
+        writable=[_OUTPUT] if output else [],
         limits=limits.to_resources(),
         landlock=False,
         owned=[],
@@ -228,7 +224,7 @@ def _bubblewrapped(
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     arguments += ["--ro-bind", str(Path(confine.__file__).resolve()), _SCRIPT]
     arguments += ["--ro-bind", str(source.resolve()), _INPUT]
-    arguments += ["--bind", str(output.resolve()), _OUTPUT]
+    arguments += ["--bind", str(output.resolve()), _OUTPUT] if output else ["--dir", _OUTPUT]
     arguments += ["--cap-drop", "ALL", "--uid", str(confine.NOBODY), "--gid", str(confine.NOBODY)]
     return [*arguments, "--", *_launcher(_SCRIPT, request)]
 
@@ -236,8 +232,7 @@ def _bubblewrapped(
 def _launched(
     build_command: BuildCommand,
     descriptor: int,
-    source: Path,
-    output: Path,
+    output: Path | None,
     limits: ProcessLimits,
     confinement: Confinement,
 ) -> list[str]:
@@ -245,12 +240,12 @@ def _launched(
     given = f"/proc/self/fd/{descriptor}"
     request = confine.Request(
         command=list(build_command(given, ".")),
-        folder=str(output.resolve()),
+        folder=str(output.resolve()) if output else "/",
         readable=["/usr", *_SYSTEM_FOLDERS, given],
-        writable=["."],
+        writable=["."] if output else [],
         limits=limits.to_resources(),
         landlock=confinement is Confinement.LANDLOCK,
-        owned=[given, "."],
+        owned=[given, "."] if output else [given],
         parent=os.getpid(),
     )
     return _launcher(str(Path(confine.__file__).resolve()), request)
@@ -311,7 +306,7 @@ def _supervise(
 
 
 def _drain(selector: selectors.BaseSelector) -> None:
-    """Wait until nobody holds the pipes: then every process of the sandbox is gone."""
+    """Wait until nobody holds the pipes: then every process of the sandbox has ended."""
     deadline = time.monotonic() + _GONE_SECONDS
     while selector.get_map() and time.monotonic() < deadline:
         for key, _ in selector.select(_POLL_SECONDS):
