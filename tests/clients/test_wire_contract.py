@@ -148,16 +148,18 @@ def test_file_is_wire_identical(name: str, official: dict[str, File]) -> None:
 def test_every_kind_of_element_is_compared(official: dict[str, File]) -> None:
     kinds = [element.split()[0] for name in NAMES for element in elements(official[name])]
     counts = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-    # Map entries are messages of two fields each: labels twice, Image.labels, policy parameters.
+    # Map entries are messages of two fields each: labels of images, disks, snapshots (three each),
+    # of a schedule and of its snapshots, and policy parameters.
+    maps = 3 * 3 + 2 + 1
     assert counts == {
-        "enum": 4,
+        "enum": 8,
         "extension": 10,
-        "field": 129 + 8,
-        "file": 10,
-        "message": 51 + 4,
-        "method": 12,
-        "oneof": 3,
-        "service": 2,
+        "field": 278 + 2 * maps,
+        "file": 19,
+        "message": 94 + maps,
+        "method": 37,
+        "oneof": 6,
+        "service": 6,
     }
 
 
@@ -323,6 +325,10 @@ def test_requirements_agree(shared: Path) -> None:
         [
             "darkroom_pb.yandex.cloud.compute.v1.image_service_pb2",
             "darkroom_pb.yandex.cloud.compute.v1.image_service_pb2_grpc",
+            "darkroom_pb.yandex.cloud.compute.v1.disk_service_pb2_grpc",
+            "darkroom_pb.yandex.cloud.compute.v1.disk_type_service_pb2_grpc",
+            "darkroom_pb.yandex.cloud.compute.v1.snapshot_service_pb2_grpc",
+            "darkroom_pb.yandex.cloud.compute.v1.zone_service_pb2_grpc",
             "darkroom_pb.yandex.cloud.operation.operation_service_pb2_grpc",
             "darkroom_pb.yandex.cloud.quota.quota_pb2",
             "darkroom.cli.main",
@@ -330,6 +336,7 @@ def test_requirements_agree(shared: Path) -> None:
         [
             "yandex.cloud.compute.v1.image_service_pb2",
             "yandex.cloud.compute.v1.image_service_pb2_grpc",
+            "yandex.cloud.compute.v1.disk_service_pb2_grpc",
             "yandexcloud",
         ],
     ],

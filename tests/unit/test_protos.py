@@ -15,7 +15,11 @@ from google.rpc import error_details_pb2
 
 from darkroom_pb.yandex.cloud import validation_pb2
 from darkroom_pb.yandex.cloud.api import operation_pb2
-from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2
+from darkroom_pb.yandex.cloud.compute.v1 import (
+    disk_service_pb2,
+    image_service_pb2,
+    snapshot_service_pb2,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE_SERVICE = "protos/yandex/cloud/compute/v1/image_service.proto"
@@ -135,7 +139,15 @@ def resolved(pool: descriptor_pool.DescriptorPool, scope: str, name: str) -> str
 
 
 @pytest.mark.parametrize(
-    "request_type", [image_service_pb2.CreateImageRequest, image_service_pb2.UpdateImageRequest]
+    "request_type",
+    [
+        image_service_pb2.CreateImageRequest,
+        image_service_pb2.UpdateImageRequest,
+        disk_service_pb2.CreateDiskRequest,
+        disk_service_pb2.UpdateDiskRequest,
+        snapshot_service_pb2.CreateSnapshotRequest,
+        snapshot_service_pb2.UpdateSnapshotRequest,
+    ],
 )
 def test_labels_may_hold_every_documented_character(request_type: type[Message]) -> None:
     options = request_type.DESCRIPTOR.fields_by_name["labels"].GetOptions()
