@@ -121,6 +121,12 @@ class Settings:
         "Import even where the kernel offers neither user namespaces nor Landlock. Dangerous.",
         _flag,
     )
+    operation_delay: float = _setting(
+        0.0,
+        "Development: hold operations that could end at once open for this many seconds, so that "
+        "clients can practise polling and cancelling.",
+        _seconds(0.0),
+    )
     lease_seconds: float = _setting(
         10.0,
         "How long an operation stays with a worker that shows no sign of life.",

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darkroom.config import Settings
-from darkroom.domain.operation import IMAGE_CREATE
+from darkroom.domain.operation import IMAGE_CREATE, KINDS
 from darkroom.imaging.contents import ContentStore, LocalContents
 from darkroom.imaging.conversion import ConversionLimits, Converter
 from darkroom.imaging.fetch import Fetcher, FetchLimits
 from darkroom.imaging.inspection import InspectionLimits
 from darkroom.imaging.sandbox import Sandbox
 from darkroom.imaging.sources import SourcePolicy
+from darkroom.operations.delayed import Delayed, DelayedEnding, EitherEnding, EitherRunner
 from darkroom.operations.desk import Operations
 from darkroom.operations.image_create import ImageCreateEnding, ImageImport
 from darkroom.storage.port import MetadataStore
@@ -66,7 +67,10 @@ def open_deployment(settings: Settings) -> Deployment:
 def operations(deployment: Deployment) -> Operations:
     """The front desk for the API process."""
     return Operations(
-        deployment.store, {IMAGE_CREATE: ImageCreateEnding()}, deployment.keyring.seal
+        deployment.store,
+        {**dict.fromkeys(KINDS, DelayedEnding()), IMAGE_CREATE: EitherEnding(ImageCreateEnding())},
+        deployment.keyring.seal,
+        delay_seconds=deployment.settings.operation_delay,
     )
 
 
@@ -92,7 +96,7 @@ def worker(deployment: Deployment, owner: str) -> Worker:
     )
     return Worker(
         deployment.store,
-        {IMAGE_CREATE: image_import},
+        {**dict.fromkeys(KINDS, Delayed()), IMAGE_CREATE: EitherRunner(image_import)},
         Collector(deployment.store, deployment.contents, scratch),
         owner,
         lease=LeaseSettings(

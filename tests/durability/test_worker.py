@@ -40,10 +40,10 @@ class ScriptedRunner:
     def clean(self, claim: Claim) -> None:
         self.told.append("clean")
 
-    def abandon(self, tx: Transaction, operation: Operation) -> None:
+    def abandon(self, tx: Transaction, operation: Operation, payload: dict[str, Any]) -> None:
         self.told.append("abandon")
 
-    def fail(self, tx: Transaction, operation: Operation) -> None:
+    def fail(self, tx: Transaction, operation: Operation, payload: dict[str, Any]) -> None:
         self.told.append("fail")
 
 

@@ -7,19 +7,15 @@ from pathlib import Path
 import pytest
 
 from darkroom.domain.content import Content
+from darkroom.domain.disk import Disk
 from darkroom.domain.errors import Code, Failure
 from darkroom.domain.image import HardwareGeneration, Image, KmsKey, Os, OsType, Status
 from darkroom.domain.operation import IMAGE_CREATE, Operation, State
+from darkroom.domain.snapshot import Snapshot
+from darkroom.operations.changing import Delete
+from darkroom.operations.deriving import ResourceSource
 from darkroom.operations.desk import Caller, Operations
-from darkroom.operations.image_create import (
-    CreateImage,
-    DiskSource,
-    ImageCreateEnding,
-    ImageSource,
-    SnapshotSource,
-    UriSource,
-)
-from darkroom.operations.image_delete import DeleteImage
+from darkroom.operations.image_create import CreateImage, ImageCreateEnding, UriSource
 from darkroom.storage.sqlite import SqliteStore
 
 ALICE = Caller("alice", "11111111-1111-4111-8111-111111111111")
@@ -94,12 +90,12 @@ def test_a_repeated_key_gives_the_same_operation_for_ever(desk: Desk) -> None:
 
 def test_a_repeat_after_the_image_was_deleted_gives_the_same_operation(desk: Desk) -> None:
     desk.ready_image()
-    create = CreateImage("folder", ImageSource("fd8source"), name="copy")
+    create = CreateImage("folder", ResourceSource(Image, "fd8source"), name="copy")
     first = desk.begin(create, ALICE)
-    deletion = desk.begin(DeleteImage(first.resource_id), Caller("alice", "another"))
+    deletion = desk.begin(Delete(Image, first.resource_id), Caller("alice", "another"))
     assert desk.begin(create, ALICE) == first
-    assert desk.begin(DeleteImage(first.resource_id), Caller("alice", "another")) == deletion
-    desk.begin(DeleteImage("fd8source"), NO_KEY)
+    assert desk.begin(Delete(Image, first.resource_id), Caller("alice", "another")) == deletion
+    desk.begin(Delete(Image, "fd8source"), NO_KEY)
     assert desk.begin(create, ALICE) == first
 
 
@@ -118,8 +114,8 @@ def test_a_url_signed_anew_is_the_same_request(desk: Desk) -> None:
         from_uri(labels={"a": "b"}),
         from_uri(os=Os(OsType.WINDOWS)),
         from_uri(hardware_generation=HardwareGeneration(2)),
-        CreateImage("folder", ImageSource("x")),
-        DeleteImage("x"),
+        CreateImage("folder", ResourceSource(Image, "x")),
+        Delete(Image, "x"),
     ],
 )
 def test_a_key_with_another_request_is_refused(desk: Desk, other: CreateImage) -> None:
@@ -136,7 +132,7 @@ def test_another_subject_has_other_keys(desk: Desk) -> None:
 
 def test_a_refused_request_leaves_its_key_free(desk: Desk) -> None:
     with pytest.raises(Failure):
-        desk.begin(CreateImage("folder", ImageSource("missing")), ALICE)
+        desk.begin(CreateImage("folder", ResourceSource(Image, "missing")), ALICE)
     assert desk.begin(from_uri(), ALICE).state is State.PENDING
 
 
@@ -165,7 +161,9 @@ def test_an_image_of_an_image_is_done_at_once_and_shares_the_content(desk: Desk)
         hardware_generation=HardwareGeneration(0, True),
         kms_key=KmsKey("key", "1"),
     )
-    create = CreateImage("other", ImageSource(source.id), name="copy", product_ids=("b", "c"))
+    create = CreateImage(
+        "other", ResourceSource(Image, source.id), name="copy", product_ids=("b", "c")
+    )
     operation = desk.begin(create, NO_KEY)
     image = desk.made(operation)
     assert operation.done and operation.response == image.to_record()
@@ -177,16 +175,16 @@ def test_an_image_of_an_image_is_done_at_once_and_shares_the_content(desk: Desk)
     assert image.product_ids == ("a", "b", "c")
     assert image.min_disk_size_bytes == GIB + (4 << 20)
     # Deleting the source leaves the copy and the shared content alone.
-    desk.begin(DeleteImage(source.id), NO_KEY)
+    desk.begin(Delete(Image, source.id), NO_KEY)
     assert desk.store.unreferenced_contents(10) == []
-    desk.begin(DeleteImage(image.id), NO_KEY)
+    desk.begin(Delete(Image, image.id), NO_KEY)
     assert desk.store.unreferenced_contents(10) == [image.content_id]
 
 
 def test_an_unspecified_os_inherits_and_a_named_one_overrides(desk: Desk) -> None:
     source = desk.ready_image(os=Os(OsType.WINDOWS))
-    unsaid = CreateImage("folder", ImageSource(source.id), os=Os(OsType.UNSPECIFIED))
-    said = CreateImage("folder", ImageSource(source.id), os=Os(OsType.LINUX))
+    unsaid = CreateImage("folder", ResourceSource(Image, source.id), os=Os(OsType.UNSPECIFIED))
+    said = CreateImage("folder", ResourceSource(Image, source.id), os=Os(OsType.LINUX))
     assert desk.made(desk.begin(unsaid, NO_KEY)).os.type is OsType.WINDOWS
     assert desk.made(desk.begin(said, NO_KEY)).os.type is OsType.LINUX
     assert desk.made(desk.begin(from_uri(), NO_KEY)).os.type is OsType.LINUX
@@ -194,23 +192,25 @@ def test_an_unspecified_os_inherits_and_a_named_one_overrides(desk: Desk) -> Non
 
 def test_a_minimal_disk_size_below_the_virtual_size_is_refused(desk: Desk) -> None:
     source = desk.ready_image()
-    fitting = CreateImage("folder", ImageSource(source.id), min_disk_size_bytes=GIB + 1)
+    fitting = CreateImage("folder", ResourceSource(Image, source.id), min_disk_size_bytes=GIB + 1)
     assert desk.made(desk.begin(fitting, NO_KEY)).min_disk_size_bytes == GIB + 1
     with pytest.raises(Failure) as refused:
-        desk.begin(CreateImage("folder", ImageSource(source.id), min_disk_size_bytes=GIB), NO_KEY)
+        desk.begin(
+            CreateImage("folder", ResourceSource(Image, source.id), min_disk_size_bytes=GIB), NO_KEY
+        )
     assert refused.value.reason == "MIN_DISK_SIZE_TOO_SMALL"
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (ImageSource("nothing"), 'Image "nothing" not found'),
-        (DiskSource("nothing"), 'Disk "nothing" not found'),
-        (SnapshotSource("nothing"), 'Snapshot "nothing" not found'),
+        (ResourceSource(Image, "nothing"), 'Image "nothing" not found'),
+        (ResourceSource(Disk, "nothing"), 'Disk "nothing" not found'),
+        (ResourceSource(Snapshot, "nothing"), 'Snapshot "nothing" not found'),
     ],
 )
 def test_a_missing_source_is_a_failed_precondition(
-    desk: Desk, source: ImageSource | DiskSource | SnapshotSource, message: str
+    desk: Desk, source: ResourceSource, message: str
 ) -> None:
     with pytest.raises(Failure) as refused:
         desk.begin(CreateImage("folder", source), NO_KEY)
@@ -221,14 +221,14 @@ def test_a_missing_source_is_a_failed_precondition(
 def test_an_unfinished_image_is_no_source_and_cannot_be_deleted(desk: Desk) -> None:
     creating = desk.begin(from_uri(), NO_KEY)
     with pytest.raises(Failure) as refused:
-        desk.begin(CreateImage("folder", ImageSource(creating.resource_id)), NO_KEY)
+        desk.begin(CreateImage("folder", ResourceSource(Image, creating.resource_id)), NO_KEY)
     assert refused.value.reason == "SOURCE_NOT_READY"
     with pytest.raises(Failure, match=f'conflicting operation "{creating.id}" detected'):
-        desk.begin(DeleteImage(creating.resource_id), NO_KEY)
+        desk.begin(Delete(Image, creating.resource_id), NO_KEY)
 
 
 def test_deleting_or_cancelling_what_is_not_there_is_not_found(desk: Desk) -> None:
     with pytest.raises(Failure, match='Image "nothing" not found'):
-        desk.begin(DeleteImage("nothing"), NO_KEY)
+        desk.begin(Delete(Image, "nothing"), NO_KEY)
     with pytest.raises(Failure, match='Operation "nothing" not found'):
         desk.cancel("nothing")

@@ -11,16 +11,13 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from darkroom.api.status import to_status
-from darkroom.domain.image import HardwareGeneration, Image, Os, OsType
+from darkroom.domain.disk import Disk
+from darkroom.domain.image import Image
 from darkroom.domain.operation import DESCRIPTIONS, IMAGE_CREATE, IMAGE_DELETE, Operation
-from darkroom.operations.image_create import (
-    CreateImage,
-    DiskSource,
-    ImageSource,
-    SnapshotSource,
-    Source,
-    UriSource,
-)
+from darkroom.domain.resource import HardwareGeneration, Os, OsType
+from darkroom.domain.snapshot import Snapshot
+from darkroom.operations.deriving import ResourceSource
+from darkroom.operations.image_create import CreateImage, Source, UriSource
 from darkroom_pb.yandex.cloud.api import operation_pb2 as operation_option
 from darkroom_pb.yandex.cloud.compute.v1 import (
     hardware_generation_pb2,
@@ -109,11 +106,11 @@ def _source(request: image_service_pb2.CreateImageRequest) -> Source:
         case "uri":
             return UriSource(request.uri)
         case "image_id":
-            return ImageSource(request.image_id)
+            return ResourceSource(Image, request.image_id)
         case "disk_id":
-            return DiskSource(request.disk_id)
+            return ResourceSource(Disk, request.disk_id)
         case "snapshot_id":
-            return SnapshotSource(request.snapshot_id)
+            return ResourceSource(Snapshot, request.snapshot_id)
         case other:
             raise AssertionError(f"validation let source {other} through")
 
@@ -177,7 +174,7 @@ OPERATION_TYPES: dict[str, OperationTypes] = {
 
 def check_operation_types(table: dict[str, OperationTypes]) -> None:
     """Raise `OperationTypeError` where the table departs from the options of the methods."""
-    missing = DESCRIPTIONS.keys() - table.keys()
+    missing = {IMAGE_CREATE, IMAGE_DELETE} - table.keys()
     if missing:
         raise OperationTypeError(f"no types are named for {', '.join(sorted(missing))}")
     for kind, types in table.items():

@@ -3,8 +3,9 @@
 from darkroom.api.calls import Call
 from darkroom.api.convert import create_image_command, image_to_message, operation_to_message
 from darkroom.domain import errors, listing
+from darkroom.domain.image import Image
+from darkroom.operations.changing import Delete
 from darkroom.operations.desk import Operations
-from darkroom.operations.image_delete import DeleteImage
 from darkroom.storage.port import MetadataStore
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
 from darkroom_pb.yandex.cloud.operation import operation_pb2
@@ -55,6 +56,6 @@ class ImageServicer:
 
     def Delete(self, call: Call) -> operation_pb2.Operation:
         image_id = call.resource_id = call.request.image_id
-        operation = self._operations.begin(DeleteImage(image_id), call.caller)
+        operation = self._operations.begin(Delete(Image, image_id), call.caller)
         call.operation_id = operation.id
         return operation_to_message(operation)

@@ -320,6 +320,18 @@ MIN_DISK_SIZE_TOO_SMALL = _kind(
     "Minimal disk size should be greater or equal than {required_bytes}",
     "Leave min_disk_size out, or make it at least the virtual size of the image.",
 )
+UNKNOWN_CHOICE = _kind(
+    Code.FAILED_PRECONDITION,
+    "UNKNOWN_CHOICE",
+    '{kind} "{id}" not found',
+    "Choose one of those that the listing of the kind answers with.",
+)
+TOO_MANY_BINDINGS = _kind(
+    Code.FAILED_PRECONDITION,
+    "TOO_MANY_BINDINGS",
+    "A resource has at most {limit} access bindings",
+    "Remove bindings that are not needed, or grant the role to a group.",
+)
 
 
 def resource_not_found(kind: str, id: str) -> Failure:
@@ -356,11 +368,24 @@ def conflicting_operation(operation_id: str) -> Failure:
     )
 
 
-def min_disk_size_too_small(required_bytes: int) -> Failure:
+def min_disk_size_too_small(required_bytes: int, field: str = "min_disk_size") -> Failure:
+    """`field` is what the request calls it: `size` where a disk is made."""
     return MIN_DISK_SIZE_TOO_SMALL.failure(
-        FieldViolation("min_disk_size", f"must be at least {required_bytes}"),
+        FieldViolation(field, f"must be at least {required_bytes}"),
         required_bytes=required_bytes,
     )
+
+
+def unknown_choice(kind: str, id: str, known: Iterable[str]) -> Failure:
+    """A zone or disk type that is not configured."""
+    listed = ", ".join(known)
+    return UNKNOWN_CHOICE.failure(
+        Precondition("NOT_FOUND", f"{kind}:{id}", f"known: {listed}"), kind=kind, id=id
+    )
+
+
+def too_many_bindings(limit: int) -> Failure:
+    return TOO_MANY_BINDINGS.failure(limit=limit)
 
 
 # --- the server's own state -----------------------------------------------------------------------

@@ -7,10 +7,41 @@ from typing import Any
 from darkroom.domain.errors import Failure
 
 IMAGE_CREATE = "image.create"
+IMAGE_UPDATE = "image.update"
 IMAGE_DELETE = "image.delete"
+IMAGE_SET_BINDINGS = "image.set_bindings"
+IMAGE_UPDATE_BINDINGS = "image.update_bindings"
+DISK_CREATE = "disk.create"
+DISK_UPDATE = "disk.update"
+DISK_DELETE = "disk.delete"
+DISK_MOVE = "disk.move"
+DISK_RELOCATE = "disk.relocate"
+DISK_SET_BINDINGS = "disk.set_bindings"
+DISK_UPDATE_BINDINGS = "disk.update_bindings"
+SNAPSHOT_CREATE = "snapshot.create"
+SNAPSHOT_UPDATE = "snapshot.update"
+SNAPSHOT_DELETE = "snapshot.delete"
+SNAPSHOT_SET_BINDINGS = "snapshot.set_bindings"
+SNAPSHOT_UPDATE_BINDINGS = "snapshot.update_bindings"
 
-DESCRIPTIONS = {IMAGE_CREATE: "Create image", IMAGE_DELETE: "Delete image"}
-"""What users read in Operation.description, by kind (FACTS 3.2)."""
+_VERBS = {
+    "create": "Create {}",
+    "update": "Update {}",
+    "delete": "Delete {}",
+    "move": "Move {}",
+    "relocate": "Relocate {}",
+    "set_bindings": "Set {} access bindings",
+    "update_bindings": "Update {} access bindings",
+}
+
+KINDS = tuple(
+    value for name, value in list(globals().items()) if name.isupper() and isinstance(value, str)
+)
+
+DESCRIPTIONS = {
+    kind: _VERBS[kind.partition(".")[2]].format(kind.partition(".")[0]) for kind in KINDS
+}
+"""What users read in Operation.description, by kind (FACTS 3.2; the bindings' are ours)."""
 
 
 class State(enum.IntEnum):

@@ -5,11 +5,12 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from darkroom.domain import errors
-from darkroom.domain.ids import new_id
+from darkroom.domain.ids import REGIONAL_PREFIX, new_id
 from darkroom.domain.operation import Operation, State
+from darkroom.operations.effect import Effect
 from darkroom.storage.port import MetadataStore, Transaction
 
 
@@ -36,9 +37,9 @@ class Opening:
     seal: Callable[[str], str]
     """Encrypts a secret so that only this operation can open it."""
 
-    def new_id(self) -> str:
+    def new_id(self, prefix: str = REGIONAL_PREFIX) -> str:
         """An id for the resource that is being made."""
-        return new_id()
+        return new_id(prefix)
 
     def operation(
         self,
@@ -69,27 +70,33 @@ class Begun:
     operation: Operation
     payload: dict[str, Any] | None = None
     sealed: str = ""
+    effect: Effect | None = None
+    """What it does to the rows, where that is all it does; the operation is finished then."""
 
 
 class Command(Protocol):
     """A request to change something; `begin` is the half that runs inside the RPC."""
 
-    kind: ClassVar[str]
+    @property
+    def kind(self) -> str: ...
 
     def identity(self) -> dict[str, Any]:
         """What makes two requests the same for an idempotency key; JSON-able, no secrets."""
 
     def begin(self, tx: Transaction, opening: Opening) -> Begun:
-        """Check, change the rows, say what the operation is. Raises `Failure`."""
+        """Check and say what the operation is and does. Raises `Failure`.
+
+        What a worker will finish may write its own rows here.
+        """
 
 
 class Ending(Protocol):
     """What happens to the rows when an operation of a kind does not succeed."""
 
-    def abandon(self, tx: Transaction, operation: Operation) -> None:
+    def abandon(self, tx: Transaction, operation: Operation, payload: dict[str, Any]) -> None:
         """It was cancelled: remove what begin() made."""
 
-    def fail(self, tx: Transaction, operation: Operation) -> None:
+    def fail(self, tx: Transaction, operation: Operation, payload: dict[str, Any]) -> None:
         """It failed: leave behind what users may see of it."""
 
 
@@ -102,8 +109,15 @@ class Operations:
         endings: Mapping[str, Ending],
         seal: Callable[[str, str], str],
         clock_us: Callable[[], int] = wall_clock_us,
+        *,
+        delay_seconds: float = 0.0,
     ) -> None:
-        """`endings` by kind, for the kinds that do not end in their own RPC."""
+        """`endings` by kind, for the kinds that do not end in their own RPC.
+
+        With `delay_seconds` no operation does: what could end at once is announced and left to
+        a worker that long, so that clients can practise polling and cancelling.
+        """
+        self._delay_ms = round(delay_seconds * 1000)
         self._store = store
         self._endings = endings
         self._seal = seal
@@ -128,13 +142,25 @@ class Operations:
                 use = tx.replay(caller.subject, caller.idempotency_key)
                 if use is not None:
                     return _replayed(tx, use.operation_id, use.request_hash == request_hash)
-            begun = command.begin(tx, opening)
-            tx.insert_operation(begun.operation, begun.payload, begun.sealed)
+            begun = self._applied(tx, command.begin(tx, opening))
+            tx.insert_operation(begun.operation, begun.payload, begun.sealed, self._delay_ms)
             if caller.idempotency_key:
                 tx.remember(caller.subject, caller.idempotency_key, request_hash, operation_id)
             return begun.operation
 
         return self._store.write(change)
+
+    def _applied(self, tx: Transaction, begun: Begun) -> Begun:
+        if begun.effect is None:
+            return begun
+        if not self._delay_ms:
+            begun.effect.apply(tx)
+            return begun
+        begun.effect.announce(tx)
+        return Begun(
+            replace(begun.operation, state=State.PENDING, response=None),
+            {"effect": begun.effect.to_record(), "response": begun.operation.response},
+        )
 
     def cancel(self, operation_id: str) -> Operation:
         """Cancel what has not ended: at once if no worker has it, else as soon as it notices.
@@ -151,7 +177,8 @@ class Operations:
                 tx.request_cancel(operation_id, now_us)
                 return replace(operation, cancel_requested=True, modified_at_us=now_us)
             if operation.state is State.PENDING:
-                self._endings[operation.kind].abandon(tx, operation)
+                payload = tx.payload(operation_id)
+                self._endings[operation.kind].abandon(tx, operation, payload)
                 operation = replace(
                     operation,
                     state=State.DONE,

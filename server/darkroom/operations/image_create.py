@@ -6,25 +6,21 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, assert_never
+from typing import Any, ClassVar
 
 from darkroom.domain import errors
 from darkroom.domain.content import Content, content_id
-from darkroom.domain.image import (
-    HardwareGeneration,
-    Image,
-    Os,
-    OsType,
-    Status,
-    default_min_disk_size_bytes,
-)
+from darkroom.domain.image import Image, default_min_disk_size_bytes
 from darkroom.domain.operation import IMAGE_CREATE, Claim, Operation
+from darkroom.domain.resource import HardwareGeneration, Os, Status, encoded
 from darkroom.imaging.contents import ContentStore
 from darkroom.imaging.conversion import Converted, Converter
 from darkroom.imaging.fetch import Fetched, Fetcher
 from darkroom.imaging.inspection import Inspection, InspectionLimits, inspect
 from darkroom.imaging.sources import source_identity
+from darkroom.operations.deriving import ResourceSource, inherited, os_of
 from darkroom.operations.desk import Begun, Opening, wall_clock_us
+from darkroom.operations.effect import Effect
 from darkroom.operations.running import PhasedWatch, Publish
 from darkroom.storage.port import Transaction
 from darkroom.telemetry.failpoints import failpoint
@@ -37,22 +33,7 @@ class UriSource:
     uri: str
 
 
-@dataclass(frozen=True)
-class ImageSource:
-    image_id: str
-
-
-@dataclass(frozen=True)
-class DiskSource:
-    disk_id: str
-
-
-@dataclass(frozen=True)
-class SnapshotSource:
-    snapshot_id: str
-
-
-Source = UriSource | ImageSource | DiskSource | SnapshotSource
+Source = UriSource | ResourceSource
 
 
 @dataclass(frozen=True)
@@ -75,29 +56,19 @@ class CreateImage:
 
     def identity(self) -> dict[str, Any]:
         """The whole request, a URL without its signature: signing it anew changes nothing."""
-        values: dict[str, Any] = dict(self.__dict__)
-        source = dict(self.source.__dict__)
-        if isinstance(self.source, UriSource):
-            source["uri"] = source_identity(self.source.uri)
-        values["source"] = source
+        values = {name: encoded(value) for name, value in self.__dict__.items()}
+        source = self.source
+        if isinstance(source, UriSource):
+            values["source"] = {"uri": source_identity(source.uri)}
+        else:
+            values["source"] = source.identity()
         values["labels"] = dict(self.labels)
-        values["os"] = None if self.os is None else self.os.__dict__
-        hardware = self.hardware_generation
-        values["hardware_generation"] = None if hardware is None else hardware.__dict__
         return values
 
     def begin(self, tx: Transaction, opening: Opening) -> Begun:
-        match self.source:
-            case UriSource(uri):
-                return self._from_uri(tx, opening, uri)
-            case ImageSource(image_id):
-                return self._from_image(tx, opening, image_id)
-            case DiskSource(disk_id):
-                raise errors.source_not_found("Disk", disk_id)
-            case SnapshotSource(snapshot_id):
-                raise errors.source_not_found("Snapshot", snapshot_id)
-            case _:
-                assert_never(self.source)
+        if isinstance(self.source, UriSource):
+            return self._from_uri(tx, opening, self.source.uri)
+        return self._from_resource(tx, opening, self.source)
 
     def _image(self, opening: Opening) -> Image:
         return Image(
@@ -111,18 +82,10 @@ class CreateImage:
             family=self.family,
             min_disk_size_bytes=self.min_disk_size_bytes,
             product_ids=self.product_ids,
-            os=self._os(Os()),
+            os=os_of(self.os, Os()),
             pooled=self.pooled,
             hardware_generation=self.hardware_generation or HardwareGeneration(),
         )
-
-    def _os(self, inherited: Os) -> Os:
-        # Terraform always sends `os`, with an unspecified type when the user named none:
-        # that is "not said", so it inherits (FACTS 2.1).
-        if self.os is None or self.os.type is OsType.UNSPECIFIED:
-            driver = "" if self.os is None else self.os.nvidia_driver
-            return Os(inherited.type, driver or inherited.nvidia_driver)
-        return self.os
 
     def _from_uri(self, tx: Transaction, opening: Opening, uri: str) -> Begun:
         image = self._image(opening)
@@ -133,27 +96,18 @@ class CreateImage:
             sealed=opening.seal(uri),
         )
 
-    def _from_image(self, tx: Transaction, opening: Opening, image_id: str) -> Begun:
-        source = tx.resource(Image, image_id)
-        if source is None:
-            raise errors.source_not_found("Image", image_id)
-        if source.status is not Status.READY:
-            raise errors.source_not_ready("Image", image_id, source.status.name)
-        image = replace(
-            self._image(opening),
-            status=Status.READY,
-            size_bytes=source.size_bytes,
-            storage_size_bytes=source.storage_size_bytes,
-            min_disk_size_bytes=min_disk_size_bytes(self.min_disk_size_bytes, source.size_bytes),
-            product_ids=tuple(dict.fromkeys(source.product_ids + self.product_ids)),
-            os=self._os(source.os),
-            hardware_generation=self.hardware_generation or source.hardware_generation,
-            kms_key=source.kms_key,
-            content_id=source.content_id,
-        )
-        tx.insert_resource(image)
+    def _from_resource(self, tx: Transaction, opening: Opening, given: ResourceSource) -> Begun:
+        source = given.locked(tx)
+        taken = inherited(source)
+        taken["os"] = os_of(self.os, source.os)
+        taken["product_ids"] = tuple(dict.fromkeys(source.product_ids + self.product_ids))
+        if self.hardware_generation is not None:
+            taken["hardware_generation"] = self.hardware_generation
+        minimum_bytes = min_disk_size_bytes(self.min_disk_size_bytes, source.size_bytes)
+        image = replace(self._image(opening), **taken, min_disk_size_bytes=minimum_bytes)
         return Begun(
-            opening.operation(self.kind, self.folder_id, image.id, response=image.to_record())
+            opening.operation(self.kind, self.folder_id, image.id, response=image.to_record()),
+            effect=Effect(made=image),
         )
 
 
@@ -169,10 +123,10 @@ def min_disk_size_bytes(requested_bytes: int, virtual_size_bytes: int) -> int:
 class ImageCreateEnding:
     """What becomes of an image whose creation does not succeed."""
 
-    def abandon(self, tx: Transaction, operation: Operation) -> None:
+    def abandon(self, tx: Transaction, operation: Operation, payload: dict[str, Any]) -> None:
         tx.delete_resource(operation.resource_id)
 
-    def fail(self, tx: Transaction, operation: Operation) -> None:
+    def fail(self, tx: Transaction, operation: Operation, payload: dict[str, Any]) -> None:
         """The image stays, in ERROR: visible, deletable, its name free for the next attempt."""
         image = tx.resource(Image, operation.resource_id)
         if image is not None:

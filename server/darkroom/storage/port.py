@@ -68,9 +68,16 @@ class Transaction(Protocol):
         """Id of an operation on the resource that is not DONE, if there is one."""
 
     def insert_operation(
-        self, operation: Operation, payload: dict[str, Any] | None = None, sealed: str = ""
+        self,
+        operation: Operation,
+        payload: dict[str, Any] | None = None,
+        sealed: str = "",
+        delay_ms: int = 0,
     ) -> None:
-        """Keep the operation; one that is not DONE will be claimed by a worker."""
+        """Keep the operation; one that is not DONE will be claimed, after `delay_ms`."""
+
+    def payload(self, operation_id: str) -> dict[str, Any]:
+        """What `insert_operation` was given for the operation's run."""
 
     def end_operation(self, operation: Operation) -> None:
         """Make an operation that nobody runs final: it must not be RUNNING under a lease."""

@@ -72,7 +72,7 @@ UNFINISHED_ON_RESOURCE = (
 )
 INSERT_OPERATION = (
     f"INSERT INTO operation ({_OPERATION_COLUMNS}, owner, beat, attempt, delay_ms, payload, "
-    "sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0, 0, 0, ?, ?)"
+    "sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0, 0, ?, ?, ?)"
 )
 END_OPERATION = (
     "UPDATE operation SET state = 2, modified_at_us = ?, error = ?, response = ?, sealed = '' "

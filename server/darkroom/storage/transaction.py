@@ -1,5 +1,6 @@
 """The statements of one transaction, the same for every SQL database."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Protocol, TypeVar
@@ -110,12 +111,18 @@ class SqlTransaction:
         return str(row[0]) if row else None
 
     def insert_operation(
-        self, operation: Operation, payload: dict[str, Any] | None = None, sealed: str = ""
+        self,
+        operation: Operation,
+        payload: dict[str, Any] | None = None,
+        sealed: str = "",
+        delay_ms: int = 0,
     ) -> None:
-        self._execute(
-            rows.INSERT_OPERATION,
-            (*rows.operation_row(operation), rows.response_text(payload), sealed),
-        )
+        extras = (delay_ms, rows.response_text(payload), sealed)
+        self._execute(rows.INSERT_OPERATION, (*rows.operation_row(operation), *extras))
+
+    def payload(self, operation_id: str) -> dict[str, Any]:
+        _, payload, _ = self._execute(rows.CLAIMED_EXTRAS, (operation_id,)).fetchone()
+        return dict(json.loads(payload)) if payload else {}
 
     def end_operation(self, operation: Operation) -> None:
         self._execute(

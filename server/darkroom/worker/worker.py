@@ -163,9 +163,11 @@ class Worker:
     def _stop(self, claim: Claim, runner: Runner, reason: Reason) -> str:
         operation = claim.operation
         if reason is Reason.CANCELLED:
-            cancelled = errors.operation_cancelled()
             return self._end_with(
-                claim, lambda tx: runner.abandon(tx, operation), cancelled, reason.value
+                claim,
+                lambda tx: runner.abandon(tx, operation, claim.payload),
+                errors.operation_cancelled(),
+                reason.value,
             )
         if reason is Reason.DRAINING:
             self._patiently(lambda: self._store.put_back(claim.lease, 0, count_attempt=False))
@@ -177,7 +179,9 @@ class Worker:
             "operation failed",
             extra={"fields": {"code": failure.code.name, "reason": failure.reason}},
         )
-        return self._end_with(claim, lambda tx: runner.fail(tx, operation), failure, "failed")
+        return self._end_with(
+            claim, lambda tx: runner.fail(tx, operation, claim.payload), failure, "failed"
+        )
 
     def _retry_or_fail(
         self, claim: Claim, runner: Runner, failure: Failure, *, transient: bool = False
