@@ -34,9 +34,14 @@ _QUERY = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
+_LONGEST_DIRECT_LINE_BYTES = 4096
+"""POSIX's least PIPE_BUF: what one write to a pipe never mixes with another's."""
+
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 _context: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default={})  # noqa: B039, never changed in place
 _log = logging.getLogger(__name__)
+_formatter: "JsonFormatter | None" = None
+"""That of `configure`; None before it."""
 
 
 @contextlib.contextmanager
@@ -69,16 +74,28 @@ class JsonFormatter(logging.Formatter):
         self._second_text = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        own: dict[str, Any] = {
-            "time": self._time(record.created),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        # The record's own keys come first and win.
-        line = {**own, **_context.get(), **record.__dict__.get("fields", {}), **own}
+        exception = ""
         if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
+            exception = "".join(traceback.format_exception(record.exc_info[1]))
+        level, event = record.levelname.lower(), record.getMessage()
+        fields = record.__dict__.get("fields", {})
+        return self.line(record.created, level, record.name, event, fields, exception)
+
+    def line(
+        self,
+        seconds: float,
+        level: str,
+        logger: str,
+        event: str,
+        fields: Mapping[str, Any],
+        exception: str = "",
+    ) -> str:
+        """One line of what happened `seconds` after the epoch."""
+        own = {"time": self._time(seconds), "level": level, "logger": logger, "event": event}
+        # The record's own keys come first and win.
+        line = {**own, **_context.get(), **fields, **own}
+        if exception:
+            line["exception"] = exception
         try:
             text = _encode(line)
         except (TypeError, ValueError, RecursionError):
@@ -129,14 +146,34 @@ class StandardErrorHandler(logging.Handler):
                 line = line[os.write(_STANDARD_ERROR, line) :]
 
 
+def often(logger: logging.Logger, event: str, fields: Mapping[str, Any]) -> None:
+    """`logger.info(event, extra={"fields": fields})` for lines that come by the thousand a second.
+
+    Once the logs are configured it makes no record and takes no lock: a short line is one system
+    call, which needs none.
+    """
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    if _formatter is not None:
+        text = _formatter.line(time.time(), "info", logger.name, event, fields)
+        line = text.encode() + b"\n"
+        if len(line) <= _LONGEST_DIRECT_LINE_BYTES:
+            with contextlib.suppress(OSError):
+                os.write(_STANDARD_ERROR, line)
+            return
+    logger.info(event, extra={"fields": fields})
+
+
 def configure(level: str = "info") -> None:
     """Send this process's logs, warnings and uncaught exceptions to standard error as JSON.
 
     `level` (debug, info or warning) is that of Darkroom itself; libraries are heard from warning
     on.
     """
+    global _formatter
+    _formatter = JsonFormatter()
     handler = StandardErrorHandler()
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(_formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
