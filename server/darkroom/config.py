@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from darkroom.domain.places import DEFAULT_ZONES, DISK_TYPE_DESCRIPTIONS, Places
 from darkroom.imaging.sources import SourceEndpoint, parse_endpoint
 
 PUBLIC_OBJECT_STORAGE = "https://storage.yandexcloud.net/"
@@ -121,6 +122,13 @@ class Settings:
         "Import even where the kernel offers neither user namespaces nor Landlock. Dangerous.",
         _flag,
     )
+    zone: tuple[str, ...] = _setting(
+        DEFAULT_ZONES, "Zone that disks can be in. Repeatable; naming one replaces the default."
+    )
+    disk_type: tuple[str, ...] = _setting(
+        tuple(DISK_TYPE_DESCRIPTIONS),
+        "Type that disks can have. Repeatable; naming one replaces the default.",
+    )
     operation_delay: float = _setting(
         0.0,
         "Development: hold operations that could end at once open for this many seconds, so that "
@@ -179,6 +187,11 @@ class Settings:
     def secret_key_path(self) -> Path:
         return Path(self.secret_key_file) if self.secret_key_file else self.data_dir / "secret.key"
 
+    @property
+    def places(self) -> Places:
+        """Zones and disk types."""
+        return Places(self.zone, self.disk_type)
+
     def source_endpoints(self) -> tuple[SourceEndpoint, ...]:
         """The allow-list, parsed. Raises `SettingError`."""
         try:
@@ -221,7 +234,7 @@ def add_arguments(parser: argparse.ArgumentParser, names: Sequence[str] = ()) ->
             dest=name,
             action="append" if repeatable else "store",
             help=help_text.replace("%", "%%"),
-            metavar="URL" if repeatable else name.rpartition("_")[2].upper(),
+            metavar="URL" if name == "source_allow" else name.rpartition("_")[2].upper(),
         )
 
 

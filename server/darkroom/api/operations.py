@@ -8,11 +8,11 @@ from darkroom.operations.desk import Operations
 from darkroom.storage.port import MetadataStore
 from darkroom_pb.yandex.cloud.operation import operation_pb2, operation_service_pb2
 
-SERVICE = operation_service_pb2.DESCRIPTOR.services_by_name["OperationService"]
-
 
 class OperationServicer:
     """A method per RPC, under its name."""
+
+    SERVICE = operation_service_pb2.DESCRIPTOR.services_by_name["OperationService"]
 
     def __init__(self, store: MetadataStore, operations: Operations) -> None:
         self._store = store

@@ -6,19 +6,35 @@ PUBLIC = ""
 """For methods that tell nothing about anybody's resources: no identity and no right is asked for,
 and no limit on concurrent calls holds, so that they answer when nothing else does."""
 
+
+def _of(noun: str, plural: str) -> dict[str, str]:
+    """The methods that images, disks and snapshots have alike."""
+    service, right = f"/yandex.cloud.compute.v1.{noun}Service", f"compute.{plural}"
+    return {
+        f"{service}/Get": f"{right}.get",
+        f"{service}/List": f"{right}.list",
+        f"{service}/Create": f"{right}.create",
+        f"{service}/Update": f"{right}.update",
+        f"{service}/Delete": f"{right}.delete",
+        f"{service}/ListOperations": f"{right}.get",
+        f"{service}/ListAccessBindings": f"{right}.listAccessBindings",
+        f"{service}/SetAccessBindings": f"{right}.setAccessBindings",
+        f"{service}/UpdateAccessBindings": f"{right}.updateAccessBindings",
+    }
+
+
 PERMISSIONS: dict[str, str] = {
-    "/yandex.cloud.compute.v1.ImageService/Get": "compute.images.get",
+    **_of("Image", "images"),
     "/yandex.cloud.compute.v1.ImageService/GetLatestByFamily": "compute.images.get",
-    "/yandex.cloud.compute.v1.ImageService/List": "compute.images.list",
-    "/yandex.cloud.compute.v1.ImageService/Create": "compute.images.create",
-    "/yandex.cloud.compute.v1.ImageService/Update": "compute.images.update",
-    "/yandex.cloud.compute.v1.ImageService/Delete": "compute.images.delete",
-    "/yandex.cloud.compute.v1.ImageService/ListOperations": "compute.images.get",
-    "/yandex.cloud.compute.v1.ImageService/ListAccessBindings": "compute.images.listAccessBindings",
-    "/yandex.cloud.compute.v1.ImageService/SetAccessBindings": "compute.images.setAccessBindings",
-    "/yandex.cloud.compute.v1.ImageService/UpdateAccessBindings": (
-        "compute.images.updateAccessBindings"
-    ),
+    **_of("Disk", "disks"),
+    "/yandex.cloud.compute.v1.DiskService/Move": "compute.disks.move",
+    "/yandex.cloud.compute.v1.DiskService/Relocate": "compute.disks.relocate",
+    "/yandex.cloud.compute.v1.DiskService/ListSnapshotSchedules": "compute.disks.get",
+    **_of("Snapshot", "snapshots"),
+    "/yandex.cloud.compute.v1.ZoneService/Get": "compute.zones.get",
+    "/yandex.cloud.compute.v1.ZoneService/List": "compute.zones.list",
+    "/yandex.cloud.compute.v1.DiskTypeService/Get": "compute.diskTypes.get",
+    "/yandex.cloud.compute.v1.DiskTypeService/List": "compute.diskTypes.list",
     "/yandex.cloud.operation.OperationService/Get": "compute.operations.get",
     "/yandex.cloud.operation.OperationService/Cancel": "compute.operations.cancel",
     "/grpc.health.v1.Health/Check": PUBLIC,

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from darkroom.api import health, images, operations, reflection
+from darkroom.api import disks, health, images, operations, reflection, snapshots
 from darkroom.api.arrival import Alarms, RequestFirstExecutor, executor
 from darkroom.api.authentication import (
     Authenticator,
@@ -20,6 +20,7 @@ from darkroom.api.calls import Call, Handler, method_path, methods_of
 from darkroom.api.convert import OPERATION_TYPES, check_operation_types
 from darkroom.api.interceptors import Interceptors, unknown_method
 from darkroom.api.permissions import PERMISSIONS, check_table
+from darkroom.api.places import DiskTypeServicer, ZoneServicer
 from darkroom.config import Settings
 from darkroom.domain import errors
 from darkroom.operations.desk import Operations
@@ -50,6 +51,10 @@ _OPTIONS = (
 )
 
 
+_CONSTANTS = frozenset({"SERVICE", "WIRE"})
+"""What a servicer says about itself, besides its methods."""
+
+
 class ServicerError(TypeError):
     """A servicer has a public method that is no RPC: its name must be misspelt."""
 
@@ -60,7 +65,7 @@ def implementation(service: ServiceDescriptor, servicer: object) -> dict[str, Ha
     Raises `ServicerError`.
     """
     names = {method.name for method in service.methods}
-    strangers = {name for name in vars(type(servicer)) if not name.startswith("_")} - names
+    strangers = {name for name in dir(servicer) if not name.startswith("_")} - names - _CONSTANTS
     if strangers:
         raise ServicerError(f"{service.full_name} has no method {', '.join(sorted(strangers))}")
     return {name: getattr(servicer, name, _not_implemented(service, name)) for name in names}
@@ -96,11 +101,17 @@ class Server:
         authenticator: Authenticator,
         authorizer: Authorizer,
     ) -> None:
+        places = settings.places
         services = {
-            images.SERVICE: implementation(images.SERVICE, images.ImageServicer(store, desk)),
-            operations.SERVICE: implementation(
-                operations.SERVICE, operations.OperationServicer(store, desk)
-            ),
+            servicer.SERVICE: implementation(servicer.SERVICE, servicer)
+            for servicer in (
+                images.ImageServicer(store, desk),
+                disks.DiskServicer(store, desk, places),
+                snapshots.SnapshotServicer(store, desk),
+                ZoneServicer(places),
+                DiskTypeServicer(places),
+                operations.OperationServicer(store, desk),
+            )
         }
         everything = (*services, health.SERVICE, reflection.SERVICE)
         check_table(

@@ -35,35 +35,81 @@ def page_size(requested: int) -> int:
     return min(requested, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
 
 
-def _digest(query: Sequence[str], last_key: str) -> bytes:
-    state = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for part in (*query, last_key):
+_ALPHABET = ",abcdefghijklmnopqrstuvwxyz0123456789-_"
+"""What names, ids and numbers in base 36 are made of, and what stands between them."""
+_PACKED, _PLAIN = b"\0", b"\1"
+
+Position = tuple[str | int, ...]
+"""Values of the order keys of the last row of a page."""
+
+
+def _digest(query: Sequence[str], payload: bytes) -> bytes:
+    state = hashlib.blake2b(payload, digest_size=_DIGEST_BYTES)
+    for part in query:
         encoded = part.encode()
         state.update(len(encoded).to_bytes(4, "big"))
         state.update(encoded)
     return state.digest()
 
 
-def encode_page_token(query: Sequence[str], last_key: str) -> str:
-    """A token that continues after `last_key`, valid for this query only.
+def _pack(text: str) -> bytes:
+    """The text as one number in base 39: the longest position then fits the 100 characters."""
+    if not all(letter in _ALPHABET for letter in text):
+        return _PLAIN + text.encode()
+    number = 1
+    for letter in text:
+        number = number * len(_ALPHABET) + _ALPHABET.index(letter)
+    return _PACKED + number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def _unpack(payload: bytes) -> str:
+    """Inverse of `_pack`; the digest has already vouched for the payload."""
+    if payload[:1] == _PLAIN:
+        return payload[1:].decode()
+    number, letters = int.from_bytes(payload[1:], "big"), []
+    while number > 1:
+        number, place = divmod(number, len(_ALPHABET))
+        letters.append(_ALPHABET[place])
+    return "".join(reversed(letters))
+
+
+def _base36(number: int) -> str:
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    text = ""
+    while number:
+        number, place = divmod(number, 36)
+        text = digits[place] + text
+    return text or "0"
+
+
+def encode_page_token(query: Sequence[str], position: Position) -> str:
+    """A token that continues after `position`, valid for this query only.
 
     `query` holds everything that shapes the listing (method, folder, filter, order). The digest
     catches damage and mix-ups; it is no secret and grants nothing: a listing checks the right
-    on its folder on every page.
+    on its folder on every page. Numbers must not be negative, texts must have no comma.
     """
-    raw = _digest(query, last_key) + last_key.encode()
+    texts = [value if isinstance(value, str) else _base36(value) for value in position]
+    payload = _pack(",".join(texts))
+    raw = _digest(query, payload) + payload
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def decode_page_token(query: Sequence[str], token: str) -> str:
-    """The key to continue after; empty for an empty token. Raises `Failure` PAGE_TOKEN_INVALID."""
+def decode_page_token(query: Sequence[str], token: str, kinds: Sequence[type]) -> Position:
+    """The position to continue after; empty for an empty token.
+
+    `kinds` says of each value whether it is `str` or `int`. Raises `Failure` PAGE_TOKEN_INVALID.
+    """
     if not token:
-        return ""
+        return ()
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        last_key = raw[_DIGEST_BYTES:].decode()
     except (binascii.Error, ValueError):
         raise errors.page_token_invalid() from None
-    if not last_key or raw[:_DIGEST_BYTES] != _digest(query, last_key):
+    payload = raw[_DIGEST_BYTES:]
+    if not payload or raw[:_DIGEST_BYTES] != _digest(query, payload):
         raise errors.page_token_invalid()
-    return last_key
+    texts = _unpack(payload).split(",")
+    return tuple(
+        int(text, 36) if kind is int else text for text, kind in zip(texts, kinds, strict=True)
+    )

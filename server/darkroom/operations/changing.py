@@ -7,7 +7,7 @@ from typing import Any
 from darkroom.domain import errors
 from darkroom.domain.access import AccessBinding, BindingDelta
 from darkroom.domain.disk import Disk
-from darkroom.domain.image import Image
+from darkroom.domain.image import Image, default_min_disk_size_bytes
 from darkroom.domain.resource import SIZE_STEP_BYTES, Resource, encoded
 from darkroom.operations.desk import Begun, Opening
 from darkroom.operations.effect import Effect
@@ -86,10 +86,10 @@ class Update:
 
 
 def check_image_update(image: Image, changes: dict[str, Any]) -> None:
-    """Minimal disk size: 0 leaves it as it is, less than the image's size is refused."""
+    """Minimal disk size: 0 is the smallest that fits, less than that is refused."""
     wanted = changes.get("min_disk_size_bytes")
     if wanted == 0:
-        del changes["min_disk_size_bytes"]
+        changes["min_disk_size_bytes"] = default_min_disk_size_bytes(image.size_bytes)
     elif wanted is not None and wanted < image.size_bytes:
         raise errors.min_disk_size_too_small(image.size_bytes)
 

@@ -1,0 +1,38 @@
+"""Update masks: which fields of a request are meant."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from darkroom.domain import errors
+
+
+@dataclass(frozen=True)
+class Updatable:
+    """One field that Update may change: its domain name and its value in a request."""
+
+    name: str
+    value: Callable[[Any], Any]
+
+
+def changes(request: Message, updatable: Mapping[str, Updatable]) -> dict[str, Any]:
+    """What a request changes, by domain names.
+
+    Without a mask every updatable field is meant, those left out with their defaults (FACTS
+    3.5). Raises `Failure` that names each path which is unknown or cannot be changed.
+    """
+    paths = list(request.update_mask.paths)  # type: ignore[attr-defined]
+    fields = request.DESCRIPTOR.fields_by_name
+    violations = []
+    for path in paths:
+        if path not in updatable:
+            known = "cannot be changed" if path.partition(".")[0] in fields else "is no field"
+            allowed = ", ".join(updatable)
+            description = f'"{path[:100]}" {known}; one of {allowed} can'
+            violations.append(errors.FieldViolation("update_mask", description))
+    if violations:
+        raise errors.request_invalid(violations)
+    chosen = [updatable[path] for path in paths] or updatable.values()
+    return {each.name: each.value(request) for each in chosen}
