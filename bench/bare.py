@@ -35,7 +35,7 @@ class Bare(image_service_pb2_grpc.ImageServiceServicer):
         operation = Operation(
             "", IMAGE_CREATE, "bench", "", 1, "nobody", 1, State.DONE, response=image.to_record()
         )
-        self._operation = (*rows.operation_row(operation), "", "")
+        self._operation = (*rows.operation_row(operation), 0, "", "")
 
     def Get(self, request: object, context: object) -> image_pb2.Image:
         return image_pb2.Image()

@@ -72,7 +72,8 @@ def compare(
     expected = calls * len(framed(reply(request)))
     figures: list[tuple[float, float]] = []
     for number in range(pairs + 1):
-        bare_rate, _ = load(bare.address, method, body, calls, 8)
+        bare_rate, bare_data = load(bare.address, method, body, calls, 8)
+        assert bare_data == calls * len(framed(b"")), f"{title}: the yardstick answers errors"
         our_rate, data = load(ours.address, method, body, calls, 8)
         assert abs(data - expected) < expected * 0.02, f"{title}: {data} bytes, not {expected}"
         if number:  # the first pair warms both up
