@@ -17,11 +17,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 
+_server: Any
+cygrpc: Any
 try:
-    from grpc import _server
-    from grpc._cython import cygrpc
+    _server = import_module("grpc._server")
+    cygrpc = import_module("grpc._cython.cygrpc")
 except ImportError:  # `unsupported` reports it
     _server = cygrpc = None
 
@@ -55,7 +58,7 @@ class Alarms:
         self.seconds = seconds
         # Ordered by the time they are due, since all are set for equally long. Taking an entry out
         # is what decides between an alarm and its being called off.
-        self._due: OrderedDict[object, tuple[float, Callable[[], None]]] = OrderedDict()
+        self._due: OrderedDict[object, tuple[float, Callable[[], object]]] = OrderedDict()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="call-alarms", daemon=True)
         self._thread.start()
@@ -63,7 +66,7 @@ class Alarms:
     def __len__(self) -> int:
         return len(self._due)
 
-    def set(self, key: object, ring: Callable[[], None]) -> None:
+    def set(self, key: object, ring: Callable[[], object]) -> None:
         """Call `ring` once the time is up, on the alarms' own thread."""
         self._due[key] = (time.monotonic() + self.seconds, ring)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -20,7 +21,7 @@ class Method:
 
     path: str
     request: type[Message] | None = None
-    response: type[Message] | None = None
+    response: type[Message] = Empty
     permission: str = PUBLIC
     begins_operation: bool = False
     client_streaming: bool = False

@@ -28,8 +28,8 @@ from darkroom.telemetry.logs import often
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("darkroom.access")
 
-Behaviour = Callable[[Any, grpc.ServicerContext], Any]
-"""What grpcio calls."""
+Behaviour = Callable[..., Any]
+"""What grpcio calls: with a request (or an iterator of them) and the call's context."""
 
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,64}")
@@ -153,10 +153,11 @@ class Interceptors:
         return _limited(self._writing_places, limited) if method.begins_operation else limited
 
     def _validation(self, method: Method, inner: Handler) -> Handler:
-        if method.request is None:
+        if method.request is None:  # an unknown method: nobody knows what its request would be
             return inner
-        parse, name = method.request.FromString, method.request.DESCRIPTOR.full_name
-        judge = self._validator.compile(method.request.DESCRIPTOR)
+        descriptor: Any = method.request.DESCRIPTOR
+        parse, name = method.request.FromString, descriptor.full_name
+        judge = self._validator.compile(descriptor)
         begins_operation = method.begins_operation
 
         def handle(call: Call) -> Any:
@@ -206,20 +207,23 @@ def _idempotency_key(call: Call) -> str:
     """The key that was sent, or "". Raises `Failure` for one that cannot be kept."""
     if "idempotency-key" not in call.metadata:
         return ""
-    sent = [value for key, value in call.context.invocation_metadata() if key == "idempotency-key"]
-    if len(set(sent)) != 1 or not _IDEMPOTENCY_KEY.fullmatch(sent[0]):
+    metadata = call.context.invocation_metadata()
+    sent = {str(value) for key, value in metadata if key == "idempotency-key"}
+    key = sent.pop()
+    if sent or not _IDEMPOTENCY_KEY.fullmatch(key):
         raise errors.idempotency_key_invalid()
-    return str(sent[0])
+    return key
 
 
 def identify(call: Call) -> tuple[tuple[str, str], ...]:
     """Read the metadata, give the call its ids, return the headers that tell them."""
-    call.metadata = metadata = dict(call.context.invocation_metadata())  # type: ignore[arg-type]
+    call.metadata = metadata = dict(call.context.invocation_metadata())
     # They have to differ, not to be unguessable, and the kernel's random numbers cost a switch.
     digits = f"{random.getrandbits(256):064x}"
     own_id = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
     wanted = metadata.get("x-request-id") or metadata.get("x-client-request-id")
-    call.request_id = wanted if wanted and _REQUEST_ID.fullmatch(wanted) else own_id
+    kept = isinstance(wanted, str) and _REQUEST_ID.fullmatch(wanted)
+    call.request_id = str(wanted) if kept else own_id
     call.trace_id = trace_id = digits[32:48]
     return (
         ("x-request-id", call.request_id),

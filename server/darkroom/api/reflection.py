@@ -51,8 +51,10 @@ class DescriptorIndex:
     def _add_message(self, message: descriptor_pb2.DescriptorProto, prefix: str, file: str) -> None:
         inner = f"{prefix}{message.name}."
         self._symbols[prefix + message.name] = file
-        for part in (*message.field, *message.oneof_decl):
-            self._symbols[inner + part.name] = file
+        for field in message.field:
+            self._symbols[inner + field.name] = file
+        for oneof in message.oneof_decl:
+            self._symbols[inner + oneof.name] = file
         self._add_extensions(message.extension, inner, file)
         for nested in message.nested_type:
             self._add_message(nested, inner, file)

@@ -154,7 +154,7 @@ class Server:
         self._server.add_registered_method_handlers(name, handlers)
 
     def _add_health(self, interceptors: Interceptors) -> None:
-        handlers = {}
+        handlers: dict[str, Any] = {}
         for method in methods_of(health.SERVICE, PERMISSIONS):
             behaviour = self._health.behaviour(method, interceptors)
             # grpcio's way to run a behaviour in a pool of its own.
@@ -173,7 +173,7 @@ class Server:
         (method,) = methods_of(reflection.SERVICE, PERMISSIONS)
         behaviour = interceptors.around_stream(method, answers.answer_all, self._alarms)
         behaviour.experimental_thread_pool = self._reflection_pool  # type: ignore[attr-defined]
-        handler = grpc.stream_stream_rpc_method_handler(behaviour)
+        handler: Any = grpc.stream_stream_rpc_method_handler(behaviour)
         self._add(reflection.SERVICE, {method.name: handler})
 
     def _listen(self, address: str) -> str:

@@ -21,7 +21,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
+from google.protobuf.descriptor import (
+    Descriptor,
+    EnumDescriptor,
+    FieldDescriptor,
+    OneofDescriptor,
+)
 from google.protobuf.message import Message
 
 from darkroom.domain.errors import FieldViolation
@@ -180,8 +185,7 @@ def _judge_length(text: str, unit: str, measure: Callable[[Any], int]) -> Judge:
     return judge
 
 
-def _judge_enum(field: FieldDescriptor) -> Judge:
-    enum = field.enum_type
+def _judge_enum(enum: EnumDescriptor) -> Judge:
     numbers = frozenset(enum.values_by_number)
 
     def judge(value: int, path: str, report: Report) -> None:
@@ -215,7 +219,7 @@ def _value_judges(field: FieldDescriptor, rules: Rules) -> list[Judge]:
     if rules.value:
         judges.append(_judge_number(rules.value))
     if field.enum_type is not None:
-        judges.append(_judge_enum(field))
+        judges.append(_judge_enum(field.enum_type))
     return judges
 
 
@@ -310,8 +314,9 @@ class Validator:
     def _map(self, field: FieldDescriptor, rules: Rules) -> list[Judge]:
         if rules.unique:
             raise RuleError("(unique) means nothing for a map")
-        key_field = field.message_type.fields_by_name["key"]
-        value_field = field.message_type.fields_by_name["value"]
+        entry = field.message_type
+        assert entry is not None, "is_map() was true"
+        key_field, value_field = entry.fields_by_name["key"], entry.fields_by_name["value"]
         keys = _value_judges(key_field, rules.map_key or Rules())
         values = self._judges(value_field, rules)
         name = field.name
