@@ -306,7 +306,7 @@ def test_no_room(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=True,
-            env={"PYTHONPATH": str(Path(__file__).parents[1])},
+            env={"PYTHONPATH": os.pathsep.join(sys.path)},
         )
     assert ended.stdout.split() == ["STORAGE_FULL", "30.0"]
     assert not (tmp_path / "source").exists()

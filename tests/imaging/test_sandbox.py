@@ -218,7 +218,7 @@ def test_is_nobody_without_rights(sandbox: Sandbox, room: Room) -> None:
     assert found["thread"]
     assert found["chroot"] == "PermissionError"
     assert found["setuid"] in ("PermissionError", "OSError")  # there may be no user 0 at all
-    assert set(found["environment"]) <= {"LC_ALL", "PATH", "PWD"}
+    assert set(found["environment"]) <= {"LC_ALL", "MALLOC_ARENA_MAX", "PATH", "PWD"}
     assert found["AS"] == [1024**3] * 2
     assert found["CPU"] == [20] * 2
     assert found["FSIZE"] == [1 << 20] * 2
@@ -253,6 +253,24 @@ def test_limits_stop_it(sandbox: Sandbox, room: Room) -> None:
     started = time.monotonic()
     outcome = limited("import time; time.sleep(30)", wall_seconds=0.5)
     assert outcome.timed_out and time.monotonic() - started < 3
+
+
+@needs_python
+def test_as_many_threads_as_qemu_starts_fit(sandbox: Sandbox, room: Room) -> None:
+    outcome = room.python(
+        sandbox,
+        """
+        import threading
+        ready = threading.Barrier(65, timeout=10)
+        def work():
+            data = [bytearray(100_000) for _ in range(20)]
+            ready.wait()
+        for _ in range(64):
+            threading.Thread(target=work).start()
+        ready.wait()
+        """,
+    )
+    assert outcome.exit_code == 0, outcome.complaints
 
 
 @needs_python
@@ -316,7 +334,7 @@ def test_dies_with_its_parent(sandbox: Sandbox, room: Room) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     with parent:
         assert parent.stdout is not None

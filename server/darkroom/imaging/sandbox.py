@@ -22,6 +22,10 @@ from darkroom.imaging import confine
 
 log = logging.getLogger(__name__)
 
+# A thread reserves 8 MiB of stack and 64 MiB of allocator arena by default: a dozen busy threads
+# of qemu-img then run into the limit of address space, and only on a busy machine.
+_THREAD_STACK_BYTES = 2 * 1024**2
+_ENVIRONMENT = {"LC_ALL": "C", "MALLOC_ARENA_MAX": "1", "PATH": "/usr/bin:/bin"}
 _POLL_SECONDS = 0.05
 _CAPTURE_BYTES = 8 * 1024
 _READ_BYTES = 64 * 1024
@@ -53,12 +57,13 @@ class ProcessLimits:
     max_file_bytes: int
     """Largest file it may write."""
     address_space_bytes: int = 1024**3
-    """qemu-img aborts with 512 MiB: its coroutines and threads reserve stacks."""
+    """qemu-img starts up to 64 threads; with `_THREAD_STACK_BYTES` and one arena they fit."""
     open_files: int = 64
 
     def to_resources(self) -> dict[str, int]:
         return {
             "RLIMIT_AS": self.address_space_bytes,
+            "RLIMIT_STACK": _THREAD_STACK_BYTES,
             "RLIMIT_CPU": self.cpu_seconds,
             "RLIMIT_FSIZE": self.max_file_bytes,
             "RLIMIT_NOFILE": self.open_files,
@@ -147,7 +152,7 @@ class Sandbox:
             else:
                 arguments = _launched(build_command, descriptor, output, limits, self.confinement)
             outcome = _supervise(arguments, [descriptor], limits.wall_seconds, watch, on_output)
-        if not outcome.complaints.startswith(confine.CONFINED):
+        if not outcome.timed_out and not outcome.complaints.startswith(confine.CONFINED):
             log.error("sandbox failed", extra={"fields": {"complaints": outcome.complaints}})
             raise errors.sandbox_unavailable()
         return replace(outcome, complaints=outcome.complaints.removeprefix(confine.CONFINED))
@@ -217,7 +222,9 @@ def _bubblewrapped(
     )
     arguments = [shutil.which("bwrap") or "bwrap"]
     arguments += ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
-    arguments += ["--setenv", "LC_ALL", "C", "--hostname", "sandbox"]
+    for name, value in _ENVIRONMENT.items():
+        arguments += ["--setenv", name, value]
+    arguments += ["--hostname", "sandbox"]
     arguments += ["--ro-bind", "/usr", "/usr", *_system_links()]
     if not prefix.startswith("/usr/") and prefix != "/usr":
         arguments += ["--ro-bind", prefix, prefix]
@@ -266,7 +273,7 @@ def _supervise(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
+        env=_ENVIRONMENT,
         pass_fds=descriptors,
         start_new_session=True,
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from darkroom.imaging.fetch import FetchLimits
 
 _POLL_SECONDS = 0.02
-_BUFFER_BYTES = 256 * 1024
+_BUFFER_BYTES = 512 * 1024
 """Received and written at once: large enough for few system calls, one per connection."""
 _HASH_BYTES = 1 << 20
 _HASH_BATCH = 16
