@@ -145,3 +145,44 @@ def test_a_content_in_use_cannot_be_removed(store: MetadataStore) -> None:
 def test_an_image_of_a_content_that_is_not_there_is_refused(store: MetadataStore) -> None:
     with pytest.raises(Exception, match=r"(?i)foreign key"):
         insert_image(store, content_id="gone.1")
+
+
+def test_concurrent_changes_fail_or_succeed_each_for_itself(
+    store: MetadataStore, open_again: Opener
+) -> None:
+    stores = [store, open_again()]
+    images = [an_image(name=f"n{number}") for number in range(40)]
+    outcomes: dict[int, str] = {}
+    barrier = threading.Barrier(len(images))
+
+    def write(number: int) -> None:
+        def change(tx: Transaction) -> str:
+            tx.insert_resource(images[number])
+            if number % 4 == 0:
+                raise RuntimeError(f"on purpose {number}")
+            if number % 4 == 1:
+                tx.insert_resource(an_image(name="contested"))
+            return f"result {number}"
+
+        barrier.wait()
+        try:
+            outcomes[number] = stores[number % 2].write(change)
+        except (RuntimeError, Failure) as error:
+            outcomes[number] = str(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(len(images))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    contested = 0
+    for number, image in enumerate(images):
+        kept = store.get_image(image.id) is not None
+        if number % 4 == 0:
+            assert (outcomes[number], kept) == (f"on purpose {number}", False)
+        elif number % 4 == 1:
+            contested += kept
+            assert kept == (outcomes[number] == f"result {number}")
+        else:
+            assert (outcomes[number], kept) == (f"result {number}", True)
+    assert contested == 1

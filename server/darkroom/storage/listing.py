@@ -11,6 +11,13 @@ _COLUMNS = {
     "created_at": "created_at_us",
 }
 
+_SUBJECTS = {
+    # Users see whole seconds: what they copy from a reply must find the row.
+    **_COLUMNS,
+    "created_at": "(created_at_us / 1000000 * 1000000)",
+}
+"""What conditions compare. Division of whole numbers cuts off, here as in PostgreSQL."""
+
 SQLITE_LABEL = (
     "(SELECT value FROM json_each(CASE labels WHEN '' THEN '{}' ELSE labels END) WHERE key = ?)"
 )
@@ -41,7 +48,7 @@ def list_sql(noun: str, query: Query, limit: int, label_sql: str) -> tuple[str, 
 def _condition(condition: Condition, label_sql: str) -> tuple[str, list[object]]:
     subject, parameters = label_sql, [condition.label]
     if condition.field != "labels":
-        subject, parameters = _COLUMNS[condition.field], []
+        subject, parameters = _SUBJECTS[condition.field], []
     if condition.operator in ("IN", "NOT IN"):
         sql = f"{subject} IN ({', '.join('?' * len(condition.values))})"
     elif condition.operator == "!=":

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from darkroom.domain import errors
 from darkroom.domain.access import AccessBinding
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 _CLAIM_WINDOW = 200
 """Unfinished operations looked at per claim: bounds the cost of a long queue of waiting retries."""
+
+_MAX_BATCH = 64
+"""Changes committed together at most: bounds how long the first of them waits for the last."""
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _FULL = (sqlite3.SQLITE_FULL,)
@@ -55,6 +58,18 @@ def _translated() -> Iterator[None]:
         raise
 
 
+class _Change:
+    """A change on its way to the file, and what became of it."""
+
+    __slots__ = ("change", "ended", "error", "result")
+
+    def __init__(self, change: Callable[[SqlTransaction], Any]) -> None:
+        self.change = change
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.ended = False
+
+
 class SqliteStore:
     """`MetadataStore` on one file. Readers never wait; writers of a process queue for one lock.
 
@@ -77,6 +92,7 @@ class SqliteStore:
         self._monotonic = monotonic
         self._readers: deque[sqlite3.Connection] = deque()
         self._write_lock = threading.Lock()
+        self._queue: deque[_Change] = deque()
         self._seen_lock = threading.Lock()
         self._seen: dict[str, tuple[tuple[int, int, int], float]] = {}
         if not path.exists():
@@ -156,15 +172,73 @@ class SqliteStore:
         return self._writer.execute(sql, parameters)
 
     def write(self, change: Callable[[SqlTransaction], T]) -> T:
-        with self._locked(), _translated():
+        """See the port. Changes that wait for the lock together are committed together.
+
+        A commit costs a flush to disk, and under the interpreter's lock whoever holds the write
+        lock is slowed down by all who wait for it; one flush for all of them serves everybody.
+        """
+        waiting = _Change(change)
+        self._queue.append(waiting)
+        if not self._write_lock.acquire(timeout=self._busy_seconds):
+            try:
+                self._queue.remove(waiting)
+            except ValueError:
+                # Whoever has the lock is committing it already: it must not be reported as undone.
+                self._write_lock.acquire()
+            else:
+                raise errors.store_busy()
+        try:
+            if not waiting.ended:
+                self._commit_waiting()
+        finally:
+            self._write_lock.release()
+        if waiting.error is not None:
+            raise waiting.error
+        return cast(T, waiting.result)
+
+    def _commit_waiting(self) -> None:
+        batch: list[_Change] = []
+        while self._queue and len(batch) < _MAX_BATCH:
+            batch.append(self._queue.popleft())
+        try:
+            # Nearly always all succeed. If one does not, each gets a savepoint of its own.
+            if not self._commit(batch, apart=False):
+                self._commit(batch, apart=True)
+        except BaseException as error:
+            for waiting in batch:
+                waiting.error = waiting.error or error
+        finally:
+            for waiting in batch:
+                waiting.ended = True
+
+    def _commit(self, batch: "list[_Change]", *, apart: bool) -> bool:
+        """Run and commit the changes; False, with nothing done, if one failed and not `apart`."""
+        tx = SqlTransaction(self._execute, sqlite3.IntegrityError)
+        with _translated():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
-                result = change(SqlTransaction(self._execute, sqlite3.IntegrityError))
+                for waiting in batch:
+                    if apart:
+                        self._writer.execute("SAVEPOINT change")
+                    try:
+                        with _translated():
+                            waiting.result = waiting.change(tx)
+                    except BaseException as error:
+                        if not apart and len(batch) > 1:
+                            self._rollback()
+                            return False
+                        waiting.error = error
+                        if not apart:
+                            self._rollback()
+                            return True
+                        self._writer.execute("ROLLBACK TO change")
+                    if apart:
+                        self._writer.execute("RELEASE change")
                 self._writer.execute("COMMIT")
             except BaseException:
                 self._rollback()
                 raise
-            return result
+        return True
 
     def _read(self, sql: str, parameters: Sequence[Any]) -> list[rows.Row]:
         with _translated():
