@@ -12,6 +12,7 @@ from darkroom.storage.port import MetadataStore
 from store.rows import NOW_US, an_image, insert_image, insert_operation
 
 DAY_US = 86_400_000_000
+NOW_S = NOW_US // 1_000_000
 
 
 def fill(store: MetadataStore) -> list[Image]:
@@ -23,7 +24,7 @@ def fill(store: MetadataStore) -> list[Image]:
             family=f"f{number % 3}",
             status=Status.ERROR if number >= 10 else Status.READY,
             labels={"env": f"e{number % 4}", 'odd"\\key': "x"} if number % 2 else {},
-            created_at_us=NOW_US + number % 5 * DAY_US,
+            created_at_us=NOW_US + number % 5 * DAY_US + number,
         )
         for number in range(30)
     ]
@@ -64,6 +65,11 @@ def by(image: Image, order: tuple[OrderKey, ...]) -> tuple[object, ...]:
             'created_at > "2026-09-22T00:00:00Z"',
             lambda image: image.created_at_us > 1_790_035_200_000_000,
         ),
+        # Rows have microseconds, users see and name whole seconds.
+        ('created_at = "2026-09-21T14:13:20Z"', lambda i: i.created_at_us // 10**6 == NOW_S),
+        ('created_at != "2026-09-21T14:13:20Z"', lambda i: i.created_at_us // 10**6 != NOW_S),
+        ('created_at <= "2026-09-21T14:13:20Z"', lambda i: i.created_at_us // 10**6 == NOW_S),
+        ('created_at > "2026-09-21T14:13:20Z"', lambda i: i.created_at_us // 10**6 > NOW_S),
     ],
 )
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkroom.domain.errors import Code, Failure
-from darkroom.domain.query import Condition, OrderKey, parse_filter, parse_order
+from darkroom.domain.query import FILTER_FIELDS, Condition, OrderKey, parse_filter, parse_order
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,11 @@ def test_a_bad_filter_is_refused_with_its_place(text: str, place: int) -> None:
         parse_filter(text)
     assert refused.value.code is Code.INVALID_ARGUMENT
     assert f"filter: at {place}: " in refused.value.message
+
+
+def test_only_images_have_a_family() -> None:
+    with pytest.raises(Failure, match="unknown field; known are name, status"):
+        parse_filter('family = "f"', FILTER_FIELDS)
 
 
 @given(st.text(max_size=60))

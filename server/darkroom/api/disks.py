@@ -13,18 +13,23 @@ from darkroom.storage.port import MetadataStore
 from darkroom_pb.yandex.cloud.compute.v1 import disk_service_pb2
 from darkroom_pb.yandex.cloud.operation import operation_pb2
 
-_PLACEMENT = Updatable(
-    "placement_policy", lambda request: placement_from_message(request.disk_placement_policy)
-)
 _UPDATABLE = {
     "name": Updatable("name", lambda request: request.name),
     "description": Updatable("description", lambda request: request.description),
     "labels": Updatable("labels", lambda request: dict(request.labels)),
     "size": Updatable("size_bytes", lambda request: request.size),
-    "disk_placement_policy": _PLACEMENT,
-    # Terraform names the one field; the policy has no other that could be lost by it.
-    "disk_placement_policy.placement_group_id": _PLACEMENT,
-    "disk_placement_policy.placement_group_partition": _PLACEMENT,
+    "disk_placement_policy": Updatable(
+        "placement_policy", lambda request: placement_from_message(request.disk_placement_policy)
+    ),
+    # What Terraform names.
+    "disk_placement_policy.placement_group_id": Updatable(
+        "placement_policy.placement_group_id",
+        lambda request: request.disk_placement_policy.placement_group_id,
+    ),
+    "disk_placement_policy.placement_group_partition": Updatable(
+        "placement_policy.placement_group_partition",
+        lambda request: request.disk_placement_policy.placement_group_partition,
+    ),
 }
 
 

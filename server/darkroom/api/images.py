@@ -6,6 +6,7 @@ from darkroom.api.masks import Updatable
 from darkroom.api.resources import ResourceServicer, Wire
 from darkroom.domain import errors
 from darkroom.domain.image import Image
+from darkroom.domain.query import IMAGE_FILTER_FIELDS
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
 from darkroom_pb.yandex.cloud.operation import operation_pb2
 
@@ -29,11 +30,14 @@ class ImageServicer(ResourceServicer[Image]):
         "images",
         image_service_pb2.ListImageOperationsResponse,
         _UPDATABLE,
+        IMAGE_FILTER_FIELDS,
     )
 
     def GetLatestByFamily(self, call: Call) -> image_pb2.Image:
         request = call.request
-        image = self._store.latest_by_family(request.folder_id, request.family)
+        image = None
+        if request.family:  # images without a family are not a family
+            image = self._store.latest_by_family(request.folder_id, request.family)
         if image is None:
             raise errors.resource_not_found("Image", request.family)
         call.resource_id = image.id

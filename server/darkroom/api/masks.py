@@ -11,7 +11,10 @@ from darkroom.domain import errors
 
 @dataclass(frozen=True)
 class Updatable:
-    """One field that Update may change: its domain name and its value in a request."""
+    """One field that Update may change: its domain name and its value in a request.
+
+    A name with a dot is that of a field inside a field.
+    """
 
     name: str
     value: Callable[[Any], Any]
@@ -21,7 +24,8 @@ def changes(request: Message, updatable: Mapping[str, Updatable]) -> dict[str, A
     """What a request changes, by domain names.
 
     Without a mask every updatable field is meant, those left out with their defaults (FACTS
-    3.5). Raises `Failure` that names each path which is unknown or cannot be changed.
+    3.5). Fields inside a field come after it, so that naming both means both. Raises `Failure`
+    that names each path which is unknown or cannot be changed.
     """
     paths = list(request.update_mask.paths)  # type: ignore[attr-defined]
     fields = request.DESCRIPTOR.fields_by_name
@@ -34,5 +38,6 @@ def changes(request: Message, updatable: Mapping[str, Updatable]) -> dict[str, A
             violations.append(errors.FieldViolation("update_mask", description))
     if violations:
         raise errors.request_invalid(violations)
-    chosen = [updatable[path] for path in paths] or updatable.values()
+    whole = [path for path in updatable if "." not in path]
+    chosen = [updatable[path] for path in sorted(paths or whole, key=lambda path: "." in path)]
     return {each.name: each.value(request) for each in chosen}

@@ -18,7 +18,7 @@ from darkroom.api.masks import Updatable, changes
 from darkroom.domain import errors, listing
 from darkroom.domain.access import AccessBinding
 from darkroom.domain.operation import Operation
-from darkroom.domain.query import Query, parse_filter, parse_order, values_of
+from darkroom.domain.query import FILTER_FIELDS, Query, parse_filter, parse_order, values_of
 from darkroom.domain.resource import Resource
 from darkroom.operations.changing import Delete, SetBindings, Update, UpdateBindings
 from darkroom.operations.desk import Command, Operations
@@ -40,6 +40,7 @@ class Wire(Generic[R]):
     list_field: str
     operations_response: type[Message]
     updatable: Mapping[str, Updatable]
+    filter_fields: tuple[str, ...] = FILTER_FIELDS
 
 
 class ResourceServicer(Generic[R]):
@@ -72,7 +73,8 @@ class ResourceServicer(Generic[R]):
 
     def List(self, call: Call) -> Message:
         request, wire = call.request, self.WIRE
-        conditions, order = parse_filter(request.filter), parse_order(request.order_by)
+        conditions = parse_filter(request.filter, wire.filter_fields)
+        order = parse_order(request.order_by)
         asked = (wire.kind.NOUN, request.folder_id, request.filter, request.order_by)
         size = listing.page_size(request.page_size)
         kinds = [int if key.field == "created_at" else str for key in order]

@@ -302,6 +302,12 @@ SOURCE_NOT_READY = _kind(
     '{kind} "{id}" is in status {status}, it must be READY',
     "Wait until the source is READY, or choose another one.",
 )
+RESOURCE_NOT_READY = _kind(
+    Code.FAILED_PRECONDITION,
+    "RESOURCE_NOT_READY",
+    '{kind} "{id}" is in status {status}, it must be READY',
+    "What could not be made cannot be changed: delete it and make it anew.",
+)
 RESOURCE_ALREADY_EXISTS = _kind(
     Code.ALREADY_EXISTS,
     "RESOURCE_ALREADY_EXISTS",
@@ -348,6 +354,15 @@ def source_not_found(kind: str, id: str) -> Failure:
 
 def source_not_ready(kind: str, id: str, status: str) -> Failure:
     return SOURCE_NOT_READY.failure(
+        Precondition("STATUS", f"{kind}:{id}", f"is {status}, must be READY"),
+        kind=kind,
+        id=id,
+        status=status,
+    )
+
+
+def resource_not_ready(kind: str, id: str, status: str) -> Failure:
+    return RESOURCE_NOT_READY.failure(
         Precondition("STATUS", f"{kind}:{id}", f"is {status}, must be READY"),
         kind=kind,
         id=id,
@@ -570,6 +585,13 @@ SOURCE_UNREACHABLE = _kind(
     "The import is tried again by itself; look at the object storage if it keeps happening.",
     5.0,
 )
+SOURCE_FILE_UNUSABLE = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_FILE_UNUSABLE",
+    "The file that the catalogue names for this image cannot be used: {problem}",
+    "The operator has to correct the catalogue or the file; the import is tried again when the "
+    "server starts next.",
+)
 STORAGE_FULL = _kind(
     Code.RESOURCE_EXHAUSTED,
     "STORAGE_FULL",
@@ -744,6 +766,11 @@ def source_too_slow(source: str, seconds: float) -> Failure:
 
 def source_unreachable(source: str, problem: str) -> Failure:
     return SOURCE_UNREACHABLE.failure(source=source, problem=problem)
+
+
+def source_file_unusable(problem: str) -> Failure:
+    """`problem` does not name the file: its path is the operator's business."""
+    return SOURCE_FILE_UNUSABLE.failure(problem=problem)
 
 
 def storage_full() -> Failure:

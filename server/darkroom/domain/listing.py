@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -38,6 +39,8 @@ def page_size(requested: int) -> int:
 _ALPHABET = ",abcdefghijklmnopqrstuvwxyz0123456789-_"
 """What names, ids and numbers in base 36 are made of, and what stands between them."""
 _PACKED, _PLAIN = b"\0", b"\1"
+_MAX_NUMBER = (1 << 63) - 1
+"""What databases can compare with: every position that was handed out is below it."""
 
 Position = tuple[str | int, ...]
 """Values of the order keys of the last row of a page."""
@@ -52,25 +55,28 @@ def _digest(query: Sequence[str], payload: bytes) -> bytes:
     return state.digest()
 
 
-def _pack(text: str) -> bytes:
-    """The text as one number in base 39: the longest position then fits the 100 characters."""
-    if not all(letter in _ALPHABET for letter in text):
-        return _PLAIN + text.encode()
+def _pack(texts: Sequence[str]) -> bytes:
+    """The texts as one number in base 39: the longest position then fits the 100 characters.
+
+    Subjects of access bindings may be made of anything; they go as JSON, their limit is wider.
+    """
+    if not all(letter in _ALPHABET[1:] for text in texts for letter in text):
+        return _PLAIN + json.dumps(texts, ensure_ascii=False, separators=(",", ":")).encode()
     number = 1
-    for letter in text:
+    for letter in ",".join(texts):
         number = number * len(_ALPHABET) + _ALPHABET.index(letter)
     return _PACKED + number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
-def _unpack(payload: bytes) -> str:
-    """Inverse of `_pack`; the digest has already vouched for the payload."""
+def _unpack(payload: bytes) -> list[str]:
+    """Inverse of `_pack`. Raises `ValueError` for what it never made."""
     if payload[:1] == _PLAIN:
-        return payload[1:].decode()
+        return [str(text) for text in json.loads(payload[1:])]
     number, letters = int.from_bytes(payload[1:], "big"), []
     while number > 1:
         number, place = divmod(number, len(_ALPHABET))
         letters.append(_ALPHABET[place])
-    return "".join(reversed(letters))
+    return "".join(reversed(letters)).split(",")
 
 
 def _base36(number: int) -> str:
@@ -87,10 +93,10 @@ def encode_page_token(query: Sequence[str], position: Position) -> str:
 
     `query` holds everything that shapes the listing (method, folder, filter, order). The digest
     catches damage and mix-ups; it is no secret and grants nothing: a listing checks the right
-    on its folder on every page. Numbers must not be negative, texts must have no comma.
+    on its folder on every page. Numbers must not be negative.
     """
     texts = [value if isinstance(value, str) else _base36(value) for value in position]
-    payload = _pack(",".join(texts))
+    payload = _pack(texts)
     raw = _digest(query, payload) + payload
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
@@ -109,7 +115,13 @@ def decode_page_token(query: Sequence[str], token: str, kinds: Sequence[type]) -
     payload = raw[_DIGEST_BYTES:]
     if not payload or raw[:_DIGEST_BYTES] != _digest(query, payload):
         raise errors.page_token_invalid()
-    texts = _unpack(payload).split(",")
-    return tuple(
-        int(text, 36) if kind is int else text for text, kind in zip(texts, kinds, strict=True)
-    )
+    try:
+        position = tuple(
+            int(text, 36) if kind is int else text
+            for text, kind in zip(_unpack(payload), kinds, strict=True)
+        )
+    except (TypeError, ValueError):  # the digest is no secret: somebody made a token of their own
+        raise errors.page_token_invalid() from None
+    if any(isinstance(value, int) and not 0 <= value <= _MAX_NUMBER for value in position):
+        raise errors.page_token_invalid()
+    return position

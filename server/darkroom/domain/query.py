@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from darkroom.domain import errors
 from darkroom.domain.resource import Status
 
-FILTER_FIELDS = ("name", "family", "status", "id", "created_at")
+FILTER_FIELDS = ("name", "status", "id", "created_at")
 """What a filter may name, besides `labels.KEY`."""
+IMAGE_FILTER_FIELDS = ("name", "family", "status", "id", "created_at")
+"""The same for images."""
 
 ORDER_FIELDS = {"id": "id", "name": "name", "createdAt": "created_at", "created_at": "created_at"}
 """What order_by may name, and the field it means."""
@@ -33,10 +35,13 @@ _COMPARISONS = ("<", "<=", ">", ">=")
 
 @dataclass(frozen=True)
 class Condition:
-    """One part of a filter. `values` are texts, except of created_at: microseconds."""
+    """One part of a filter. `values` are texts, except of created_at: microseconds.
+
+    Users see created_at in whole seconds, so it is compared in whole seconds.
+    """
 
     field: str
-    """One of FILTER_FIELDS, or `labels` with `label` naming the key."""
+    """One of IMAGE_FILTER_FIELDS, or `labels` with `label` naming the key."""
     operator: str
     """`=`, `!=`, `<`, `<=`, `>`, `>=`, `IN`, `NOT IN`."""
     values: tuple[str | int, ...]
@@ -104,28 +109,28 @@ class _Reader:
         return False
 
 
-def parse_filter(text: str) -> tuple[Condition, ...]:
+def parse_filter(text: str, fields: Sequence[str] = IMAGE_FILTER_FIELDS) -> tuple[Condition, ...]:
     """The conditions of a filter, all of which must hold. Raises `Failure` naming the place."""
     if not text.strip():
         return ()
     reader = _Reader(text)
-    conditions = [_condition(reader)]
+    conditions = [_condition(reader, fields)]
     while reader.more():
         if not reader.skip("AND"):
             raise _refuse(reader.position, "expected AND")
-        conditions.append(_condition(reader))
+        conditions.append(_condition(reader, fields))
     return tuple(conditions)
 
 
-def _condition(reader: _Reader) -> Condition:
+def _condition(reader: _Reader, fields: Sequence[str]) -> Condition:
     position = reader.position
     name = reader.take("word", "a field")
     label = ""
     if name.startswith("labels."):
         name, _, label = name.partition(".")
     name = "created_at" if name == "createdAt" else name
-    if name not in FILTER_FIELDS and not label:
-        known = ", ".join((*FILTER_FIELDS, "labels.KEY"))
+    if name not in fields and not label:
+        known = ", ".join((*fields, "labels.KEY"))
         raise _refuse(position, f"unknown field; known are {known}")
     position = reader.position
     if reader.skip("NOT"):

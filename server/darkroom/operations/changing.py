@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from darkroom.domain import errors
-from darkroom.domain.access import AccessBinding, BindingDelta
+from darkroom.domain.access import MAX_BINDINGS, AccessBinding, BindingDelta
 from darkroom.domain.disk import Disk
 from darkroom.domain.image import Image, default_min_disk_size_bytes
-from darkroom.domain.resource import SIZE_STEP_BYTES, Resource, encoded
+from darkroom.domain.resource import SIZE_STEP_BYTES, Resource, Status, encoded
 from darkroom.operations.desk import Begun, Opening
 from darkroom.operations.effect import Effect
 from darkroom.storage.port import Transaction
@@ -25,6 +25,17 @@ def existing(tx: Transaction, kind: type[Resource], resource_id: str) -> Any:
     conflicting = tx.unfinished_operation_on(resource_id)
     if conflicting is not None:
         raise errors.conflicting_operation(conflicting)
+    return resource
+
+
+def existing_ready(tx: Transaction, kind: type[Resource], resource_id: str) -> Any:
+    """The same, for changes that make no sense of what failed to be made.
+
+    Raises `Failure` like `existing`, and RESOURCE_NOT_READY.
+    """
+    resource = existing(tx, kind, resource_id)
+    if resource.status is not Status.READY:
+        raise errors.resource_not_ready(kind.NOUN, resource_id, resource.status.name)
     return resource
 
 
@@ -56,7 +67,10 @@ class Delete:
 
 @dataclass(frozen=True)
 class Update:
-    """Overwrite some fields of one resource. `changes` has them by their domain names."""
+    """Overwrite some fields of one resource. `changes` has them by their domain names.
+
+    A name with a dot is that of a field inside a field.
+    """
 
     resource_kind: type[Resource]
     resource_id: str
@@ -71,12 +85,17 @@ class Update:
         return {"id": self.resource_id, "changes": changes}
 
     def begin(self, tx: Transaction, opening: Opening) -> Begun:
-        resource = existing(tx, self.resource_kind, self.resource_id)
+        resource = existing_ready(tx, self.resource_kind, self.resource_id)
         check = _CHECKS.get(self.resource_kind)
-        changes = dict(self.changes)
+        changes = {name: value for name, value in self.changes.items() if "." not in name}
         if check is not None:
             check(resource, changes)
         updated = replace(resource, **changes)
+        for name, value in self.changes.items():
+            outer, dot, inner = name.partition(".")
+            if dot:
+                field = replace(getattr(updated, outer), **{inner: value})
+                updated = replace(updated, **{outer: field})
         return Begun(
             opening.operation(
                 self.kind, updated.folder_id, updated.id, response=updated.to_record()
@@ -139,7 +158,7 @@ class SetBindings:
     def begin(self, tx: Transaction, opening: Opening) -> Begun:
         resource = existing(tx, self.resource_kind, self.resource_id)
         now, wanted = set(tx.bindings(resource.id)), set(self.bindings)
-        return _rebound(self.kind, resource, opening, wanted - now, now - wanted)
+        return _rebound(self.kind, resource, opening, now, wanted)
 
 
 @dataclass(frozen=True)
@@ -164,18 +183,22 @@ class UpdateBindings:
         wanted = set(now)
         for delta in self.deltas:
             (wanted.add if delta.add else wanted.discard)(delta.binding)
-        return _rebound(self.kind, resource, opening, wanted - now, now - wanted)
+        return _rebound(self.kind, resource, opening, now, wanted)
 
 
 def _rebound(
     kind: str,
     resource: Resource,
     opening: Opening,
-    add: set[AccessBinding],
-    remove: set[AccessBinding],
+    now: set[AccessBinding],
+    wanted: set[AccessBinding],
 ) -> Begun:
     """The change and what really changed: the effective deltas of the answer."""
-    effect = Effect(bound=resource.id, add=tuple(sorted(add)), remove=tuple(sorted(remove)))
+    if len(wanted) > MAX_BINDINGS:
+        raise errors.too_many_bindings(MAX_BINDINGS)
+    effect = Effect(
+        bound=resource.id, add=tuple(sorted(wanted - now)), remove=tuple(sorted(now - wanted))
+    )
     record = effect.to_record()
     response = {"add": record["add"], "remove": record["remove"]}
     return Begun(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from darkroom.domain.disk import Disk
 from darkroom.domain.operation import DISK_MOVE, DISK_RELOCATE
 from darkroom.domain.resource import PlacementPolicy, encoded
-from darkroom.operations.changing import existing
+from darkroom.operations.changing import existing_ready
 from darkroom.operations.desk import Begun, Opening
 from darkroom.operations.effect import Effect
 from darkroom.storage.port import Transaction
@@ -25,7 +25,7 @@ class MoveDisk:
         return dict(self.__dict__)
 
     def begin(self, tx: Transaction, opening: Opening) -> Begun:
-        disk = existing(tx, Disk, self.disk_id)
+        disk = existing_ready(tx, Disk, self.disk_id)
         metadata = {
             "source_folder_id": disk.folder_id,
             "destination_folder_id": self.folder_id,
@@ -47,7 +47,7 @@ class RelocateDisk:
         return {name: encoded(value) for name, value in self.__dict__.items()}
 
     def begin(self, tx: Transaction, opening: Opening) -> Begun:
-        disk = existing(tx, Disk, self.disk_id)
+        disk = existing_ready(tx, Disk, self.disk_id)
         metadata = {"source_zone_id": disk.zone_id, "destination_zone_id": self.zone_id}
         placement = self.placement_policy or PlacementPolicy()
         relocated = replace(disk, zone_id=self.zone_id, placement_policy=placement)

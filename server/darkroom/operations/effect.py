@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from darkroom.domain import errors
-from darkroom.domain.access import MAX_BINDINGS, AccessBinding
+from darkroom.domain.access import AccessBinding
 from darkroom.domain.disk import Disk
 from darkroom.domain.image import Image
 from darkroom.domain.resource import Resource, Status
@@ -28,7 +27,7 @@ class Effect:
     remove: tuple[AccessBinding, ...] = field(default=())
 
     def apply(self, tx: Transaction) -> None:
-        """Do it at once. Raises `Failure` for a name that is taken or too many bindings."""
+        """Do it at once. Raises `Failure` for a name that is taken."""
         if self.made is not None:
             tx.insert_resource(self.made)
         if self.overwritten is not None:
@@ -39,14 +38,21 @@ class Effect:
             tx.remove_binding(self.bound, binding)
         for binding in self.add:
             tx.add_binding(self.bound, binding)
-        if self.add and len(tx.bindings(self.bound)) > MAX_BINDINGS:
-            raise errors.too_many_bindings(MAX_BINDINGS)
 
     def announce(self, tx: Transaction) -> None:
-        """Show that it is coming: first half of an effect that waits."""
+        """Show that it is coming: first half of an effect that waits.
+
+        Raises `Failure` for a name that is taken already, as if it did not wait.
+        """
         if self.made is not None:
             tx.insert_resource(replace(self.made, status=Status.CREATING))
-        if self.removed is not None:
+        if self.overwritten is not None:
+            present = tx.resource(type(self.overwritten), self.overwritten.id)
+            assert present is not None, "what is overwritten is locked by this transaction"
+            tx.update_resource(self.overwritten)
+            tx.update_resource(present)
+        # In ERROR its name is free: in DELETING it would have it again, and another may own it.
+        if self.removed is not None and self.removed.status is not Status.ERROR:
             tx.update_resource(replace(self.removed, status=Status.DELETING))
 
     def complete(self, tx: Transaction) -> None:
