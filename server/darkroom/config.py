@@ -98,6 +98,9 @@ class Settings:
         "URL of an object storage that Create with `uri` may fetch from: scheme, host, port and "
         "leading path segments must agree. Repeatable; naming one replaces the default.",
     )
+    catalog: str = _setting(
+        "", "YAML file of images that are made at start-up, once, for everyone. Empty: none."
+    )
     workers: int = _setting(
         1, "Worker processes that `serve` starts beside itself; 0 for none.", _whole_number(0)
     )

@@ -93,6 +93,7 @@ def worker(deployment: Deployment, owner: str) -> Worker:
         ),
         contents=deployment.contents,
         scratch=scratch,
+        max_file_bytes=settings.max_source_size,
     )
     return Worker(
         deployment.store,

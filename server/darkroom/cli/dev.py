@@ -27,6 +27,8 @@ from darkroom.worker import tether
 
 DATA_DIR = Path(".darkroom")
 STORAGE_PORT = 8333
+CATALOG = Path(__file__).with_name("catalog.yaml")
+"""Placeholders of the families that configurations ask for most."""
 
 _LOOPBACK = "127.0.0.1"
 _PRIVATE_FOLDER = 0o700
@@ -43,7 +45,7 @@ _STORAGE_PARTS = ("master", "volume", "filer", "admin")
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `dev` and `dev upload` to the command line."""
     parser = subparsers.add_parser("dev", help="run the development stack in the foreground")
-    config.add_arguments(parser, ("listen",))
+    config.add_arguments(parser, ("listen", "catalog"))
     add_data_dir(parser)
     parser.add_argument(
         "--storage-port",
@@ -116,7 +118,7 @@ def _run(
         "the object storage": ending.enter_context(
             _object_storage(stack, data_dir / "object-storage")
         ),
-        "the server": ending.enter_context(_server(stack, data_dir, settings.grace_seconds)),
+        "the server": ending.enter_context(_server(stack, data_dir, settings)),
     }
     waiting = ending.enter_context(_waiting(stack))
 
@@ -235,10 +237,12 @@ def _part(
 
 
 @contextlib.contextmanager
-def _server(stack: Stack, data_dir: Path, grace_seconds: float) -> Iterator[_Part]:
+def _server(stack: Stack, data_dir: Path, settings: config.Settings) -> Iterator[_Part]:
     command = [sys.executable, "-m", "darkroom", "serve", "--data-dir", str(data_dir)]
     command += ["--listen", stack.listen, "--source-allow", f"{stack.storage_url}/"]
-    with _part(command, data_dir / "serve.log", grace_seconds + _SERVE_STOP_SECONDS) as part:
+    command += ["--catalog", settings.catalog or str(CATALOG)]
+    stop_seconds = settings.grace_seconds + _SERVE_STOP_SECONDS
+    with _part(command, data_dir / "serve.log", stop_seconds) as part:
         yield part
 
 

@@ -8,8 +8,11 @@ import sys
 import threading
 
 from darkroom import config, wiring
+from darkroom.api import catalog_file
 from darkroom.api.server import build_server
 from darkroom.cli.command import Subparsers
+from darkroom.domain.errors import Failure
+from darkroom.operations import catalog
 from darkroom.telemetry import logs
 from darkroom.worker.supervisor import Supervisor
 
@@ -31,13 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        entries = catalog_file.read(settings)
         deployment = wiring.open_deployment(settings)
         deployment.store.migrate()
-    except (OSError, ValueError) as error:
+        operations = wiring.operations(deployment)
+        catalog.stock(deployment.store, operations, entries)
+    except (OSError, ValueError, Failure) as error:
         print(f"darkroom: cannot start: {error}", file=sys.stderr)
         return 1
     try:
-        server = build_server(settings, deployment.store, wiring.operations(deployment))
+        server = build_server(settings, deployment.store, operations)
     except OSError as error:
         print(f"darkroom: cannot listen on {settings.listen}: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """Identifiers of the shape the cloud gives them."""
 
+import hashlib
 import secrets
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
@@ -11,7 +12,15 @@ REGIONAL_PREFIX = "fd8"
 
 def new_id(prefix: str = REGIONAL_PREFIX) -> str:
     """A fresh id: the prefix and 17 random characters, 85 bits, 20 characters in all."""
-    value = secrets.randbits(5 * _RANDOM_CHARACTERS)
-    return prefix + "".join(
+    return prefix + _characters(secrets.randbits(5 * _RANDOM_CHARACTERS))
+
+
+def stable_id(text: str, prefix: str = REGIONAL_PREFIX) -> str:
+    """The id that stands for a text, always the same: 85 bits of its hash instead of chance."""
+    return prefix + _characters(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
+
+
+def _characters(value: int) -> str:
+    return "".join(
         _ALPHABET[(value >> shift) & 31] for shift in range(0, 5 * _RANDOM_CHARACTERS, 5)
     )

@@ -1,4 +1,7 @@
-"""Create an image from another image (rows only) or from a URL (a real import in a worker)."""
+"""Create an image from another resource (rows only) or from a URL (a real import in a worker).
+
+The operator's catalogue has two sources more: a file, imported like a URL, and nothing at all.
+"""
 
 import logging
 import shutil
@@ -9,13 +12,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from darkroom.domain import errors
+from darkroom.domain.access import AccessBinding
 from darkroom.domain.content import Content, content_id
 from darkroom.domain.image import Image, default_min_disk_size_bytes
 from darkroom.domain.operation import IMAGE_CREATE, Claim, Operation
 from darkroom.domain.resource import HardwareGeneration, Os, Status, encoded
+from darkroom.imaging import local_file
 from darkroom.imaging.contents import ContentStore
 from darkroom.imaging.conversion import Converted, Converter
-from darkroom.imaging.fetch import Fetched, Fetcher
+from darkroom.imaging.fetch import Fetched, Fetcher, FetchLimits
 from darkroom.imaging.inspection import Inspection, InspectionLimits, inspect
 from darkroom.imaging.sources import source_identity
 from darkroom.operations.deriving import ResourceSource, inherited, os_of
@@ -32,8 +37,32 @@ log = logging.getLogger(__name__)
 class UriSource:
     uri: str
 
+    def identity(self) -> dict[str, Any]:
+        """Without its signature: signing a URL anew changes nothing."""
+        return {"uri": source_identity(self.uri)}
 
-Source = UriSource | ResourceSource
+
+@dataclass(frozen=True)
+class FileSource:
+    """A file beside the server. Only the operator's catalogue names one, never a request."""
+
+    path: Path
+
+    def identity(self) -> dict[str, Any]:
+        return {"file": str(self.path)}
+
+
+@dataclass(frozen=True)
+class BlankSource:
+    """No content: the image reads as zeros. Only the operator's catalogue says so."""
+
+    size_bytes: int
+
+    def identity(self) -> dict[str, Any]:
+        return {"blank": self.size_bytes}
+
+
+Source = UriSource | ResourceSource | FileSource | BlankSource
 
 
 @dataclass(frozen=True)
@@ -53,26 +82,47 @@ class CreateImage:
     os: Os | None = None
     pooled: bool = False
     hardware_generation: HardwareGeneration | None = None
+    image_id: str = ""
+    """A fixed id instead of a fresh one; an image in ERROR that has it is made anew."""
+    bindings: tuple[AccessBinding, ...] = ()
+    """Access bindings that the image has from its first moment."""
 
     def identity(self) -> dict[str, Any]:
-        """The whole request, a URL without its signature: signing it anew changes nothing."""
+        """The whole request, a URL without its signature."""
         values = {name: encoded(value) for name, value in self.__dict__.items()}
-        source = self.source
-        if isinstance(source, UriSource):
-            values["source"] = {"uri": source_identity(source.uri)}
-        else:
-            values["source"] = source.identity()
+        values["source"] = self.source.identity()
         values["labels"] = dict(self.labels)
+        values["bindings"] = [vars(binding) for binding in self.bindings]
         return values
 
     def begin(self, tx: Transaction, opening: Opening) -> Begun:
-        if isinstance(self.source, UriSource):
-            return self._from_uri(tx, opening, self.source.uri)
-        return self._from_resource(tx, opening, self.source)
+        image = self._image(opening)
+        if self.image_id:
+            image = self._instead(tx, image)
+        match self.source:
+            case UriSource(uri):
+                return self._imported(tx, opening, image, sealed=opening.seal(uri))
+            case FileSource(path):
+                return self._imported(tx, opening, image, file=str(path))
+            case BlankSource(size_bytes):
+                return self._blank(opening, image, size_bytes)
+            case source:
+                return self._from_resource(tx, opening, image, source)
+
+    def _instead(self, tx: Transaction, image: Image) -> Image:
+        """The image in place of the failed one with its id. Raises `Failure` if that is none."""
+        failed = tx.resource(Image, image.id)
+        if failed is None:
+            return image
+        if failed.status is not Status.ERROR:
+            raise errors.resource_already_exists(Image.NOUN, failed.name)
+        tx.delete_resource(failed.id)
+        # As old as before: trying again must not make it the latest of its family.
+        return replace(image, created_at_us=failed.created_at_us)
 
     def _image(self, opening: Opening) -> Image:
         return Image(
-            id=opening.new_id(),
+            id=self.image_id or opening.new_id(),
             folder_id=self.folder_id,
             created_at_us=opening.now_us,
             status=Status.CREATING,
@@ -87,16 +137,34 @@ class CreateImage:
             hardware_generation=self.hardware_generation or HardwareGeneration(),
         )
 
-    def _from_uri(self, tx: Transaction, opening: Opening, uri: str) -> Begun:
-        image = self._image(opening)
+    def _imported(
+        self, tx: Transaction, opening: Opening, image: Image, *, sealed: str = "", file: str = ""
+    ) -> Begun:
         tx.insert_resource(image)
+        for binding in self.bindings:
+            tx.add_binding(image.id, binding)
+        payload: dict[str, Any] = {"min_disk_size_bytes": self.min_disk_size_bytes}
+        if file:
+            payload["file"] = file
         return Begun(
-            opening.operation(self.kind, self.folder_id, image.id),
-            payload={"min_disk_size_bytes": self.min_disk_size_bytes},
-            sealed=opening.seal(uri),
+            opening.operation(self.kind, self.folder_id, image.id), payload=payload, sealed=sealed
         )
 
-    def _from_resource(self, tx: Transaction, opening: Opening, given: ResourceSource) -> Begun:
+    def _blank(self, opening: Opening, image: Image, size_bytes: int) -> Begun:
+        minimum_bytes = min_disk_size_bytes(self.min_disk_size_bytes, size_bytes)
+        return self._ready(
+            opening,
+            replace(
+                image,
+                status=Status.READY,
+                size_bytes=size_bytes,
+                min_disk_size_bytes=minimum_bytes,
+            ),
+        )
+
+    def _from_resource(
+        self, tx: Transaction, opening: Opening, image: Image, given: ResourceSource
+    ) -> Begun:
         source = given.locked(tx)
         taken = inherited(source)
         taken["os"] = os_of(self.os, source.os)
@@ -104,10 +172,14 @@ class CreateImage:
         if self.hardware_generation is not None:
             taken["hardware_generation"] = self.hardware_generation
         minimum_bytes = min_disk_size_bytes(self.min_disk_size_bytes, source.size_bytes)
-        image = replace(self._image(opening), **taken, min_disk_size_bytes=minimum_bytes)
+        image = replace(image, **taken, min_disk_size_bytes=minimum_bytes)
+        return self._ready(opening, image)
+
+    def _ready(self, opening: Opening, image: Image) -> Begun:
+        bound = image.id if self.bindings else ""
         return Begun(
             opening.operation(self.kind, self.folder_id, image.id, response=image.to_record()),
-            effect=Effect(made=image),
+            effect=Effect(made=image, bound=bound, add=self.bindings),
         )
 
 
@@ -140,7 +212,6 @@ class _Import:
     claim: Claim
     watch: PhasedWatch
     folder: Path
-    uri: str
     fetched: Fetched | None = None
     inspection: Inspection | None = None
     converted: Converted | None = None
@@ -156,7 +227,7 @@ class _Import:
 
 
 class ImageImport(ImageCreateEnding):
-    """Runs Create with `uri`: fetch, inspect, convert, publish."""
+    """Runs Create with `uri`, or from a file of the catalogue: fetch, inspect, convert, publish."""
 
     def __init__(
         self,
@@ -167,15 +238,19 @@ class ImageImport(ImageCreateEnding):
         converter: Converter,
         contents: ContentStore,
         scratch: Path,
+        max_file_bytes: int = FetchLimits.max_bytes,
         clock_us: Callable[[], int] = wall_clock_us,
     ) -> None:
-        """`scratch` is on the file system of the local content store, so publishing is a rename."""
+        """`max_file_bytes` bounds a file of the catalogue, as the fetcher does a download.
+
+        `scratch` is on the file system of the local content store, so publishing is a rename."""
         self._open_sealed = open_sealed
         self._fetcher = fetcher
         self._inspection_limits = inspection_limits
         self._converter = converter
         self._contents = contents
         self._scratch = scratch
+        self._max_file_bytes = max_file_bytes
         self._clock_us = clock_us
         self.phases: tuple[tuple[str, Callable[[_Import], None]], ...] = (
             ("fetch", self._fetch),
@@ -185,10 +260,10 @@ class ImageImport(ImageCreateEnding):
         )
 
     def run(self, claim: Claim, watch: PhasedWatch) -> Publish:
+        self._converter.ensure_available()
         folder = self._folder(claim)
         (folder / "out").mkdir(mode=0o700, parents=True)
-        uri = self._open_sealed(claim.lease.operation_id, claim.sealed)
-        attempt = _Import(claim, watch, folder, uri)
+        attempt = _Import(claim, watch, folder)
         for name, phase in self.phases:
             watch.enter(name)
             started = time.monotonic()
@@ -206,7 +281,14 @@ class ImageImport(ImageCreateEnding):
         return self._scratch / content_id(claim.lease.operation_id, claim.lease.fence)
 
     def _fetch(self, attempt: _Import) -> None:
-        attempt.fetched = self._fetcher.fetch(attempt.uri, attempt.source, attempt.watch)
+        claim = attempt.claim
+        if "file" in claim.payload:
+            path = Path(claim.payload["file"])
+            limit_bytes = self._max_file_bytes
+            attempt.fetched = local_file.copy(path, attempt.source, limit_bytes, attempt.watch)
+            return
+        uri = self._open_sealed(claim.lease.operation_id, claim.sealed)
+        attempt.fetched = self._fetcher.fetch(uri, attempt.source, attempt.watch)
 
     def _inspect(self, attempt: _Import) -> None:
         attempt.inspection = inspect(attempt.source, self._inspection_limits)
