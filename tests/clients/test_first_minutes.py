@@ -1,5 +1,6 @@
 """What a newcomer does first: `make run`, `make demo`, what the README says, Ctrl-C."""
 
+import contextlib
 import json
 import os
 import re
@@ -79,6 +80,10 @@ def running(tmp_path: Path) -> Iterator[Running]:
         pids = started.processes()
         yield started
     finally:
+        if make.poll() is None:
+            os.killpg(make.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                make.wait(30)
         for pid in [*pids, *descendants(make.pid), make.pid]:
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)

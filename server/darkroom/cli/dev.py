@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from darkroom import config
 from darkroom.cli.command import Subparsers
@@ -35,10 +37,13 @@ _PRIVATE_FOLDER = 0o700
 _PRIVATE_FILE = 0o600
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
-_STORAGE_STOP_SECONDS = 3.0
-"""SeaweedFS may take half a minute to end in good order; what it keeps survives a kill."""
+_STORAGE_STOP_SECONDS = 0.0
+"""SeaweedFS may take half a minute to end in good order, and what it keeps survives a kill."""
 _SERVE_STOP_SECONDS = 5.0
 """Beyond the grace period of `serve` itself."""
+_KERNEL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT = 20000
+_BLOCK_PORTS = 16
 _STORAGE_PARTS = ("master", "volume", "filer", "admin")
 
 
@@ -111,12 +116,13 @@ def _run(
 ) -> None:
     data_dir.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
     ending.enter_context(only_stack(data_dir))
-    listen = _address(settings.listen, config.flag("listen"))
-    storage = _address(f"{_LOOPBACK}:{storage_port}", "--storage-port")
+    ports = ending.enter_context(_free_ports())
+    listen = _address(settings.listen, config.flag("listen"), ports)
+    storage = _address(f"{_LOOPBACK}:{storage_port}", "--storage-port", ports)
     stack = Stack.on(data_dir, listen, f"http://{storage}")
     parts = {
         "the object storage": ending.enter_context(
-            _object_storage(stack, data_dir / "object-storage")
+            _object_storage(stack, data_dir / "object-storage", ports)
         ),
         "the server": ending.enter_context(_server(stack, data_dir, settings)),
     }
@@ -265,7 +271,7 @@ def _waiting(stack: Stack) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @contextlib.contextmanager
-def _object_storage(stack: Stack, folder: Path) -> Iterator[_Part]:
+def _object_storage(stack: Stack, folder: Path, free: Iterator[int]) -> Iterator[_Part]:
     """SeaweedFS on loopback with the stack's credentials. Raises `StackError` if not installed."""
     program = Path(sysconfig.get_path("scripts")) / "weed"
     if not program.exists() or importlib.util.find_spec("boto3") is None:
@@ -279,8 +285,8 @@ def _object_storage(stack: Stack, folder: Path) -> Iterator[_Part]:
         os.open(keys, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE), "w"
     ) as file:
         json.dump({"identities": [identity]}, file)
-    ports = {part: _free_port() for part in _STORAGE_PARTS}
-    rpc_ports = {part: _free_port() for part in (*_STORAGE_PARTS, "s3")}
+    ports = {part: next(free) for part in _STORAGE_PARTS}
+    rpc_ports = {part: next(free) for part in (*_STORAGE_PARTS, "s3")}
     command = [
         str(program),
         "mini",
@@ -314,25 +320,50 @@ def _object_storage(stack: Stack, folder: Path) -> Iterator[_Part]:
 # --- ports ----------------------------------------------------------------------------------------
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+@contextlib.contextmanager
+def _free_ports() -> Iterator[Iterator[int]]:
+    """Ports that nobody listens on, that no other stack and no outgoing connection will be given.
+
+    Those that the kernel picks, for listeners and connections alike, are taken again by somebody
+    else before a slow starter comes to bind them. So these lie below, in blocks, and a stack holds
+    its block by a name in the network namespace that goes away with the process.
+    """
+    lowest_picked = int(_KERNEL_PORTS.read_text().split()[0])
+    blocks = list(range(_LOWEST_PORT, lowest_picked - _BLOCK_PORTS, _BLOCK_PORTS))
+    random.shuffle(blocks)
+    for first in blocks:
+        block = range(first, first + _BLOCK_PORTS)
+        with socket.socket(socket.AF_UNIX) as held:
+            try:
+                held.bind(f"\0darkroom-dev-ports-{first}")
+                for port in block:
+                    _probe(socket.AF_INET, (_LOOPBACK, port))
+            except OSError:
+                continue
+            yield iter(block)
+            return
+    raise StackError("there are no free ports left on loopback")
 
 
-def _address(wanted: str, flag: str) -> str:
+def _probe(family: int, address: Any) -> None:
+    """Raise `OSError` if a server could not listen there."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As a server does: what is left of connections that ended is no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def _address(wanted: str, flag: str, ports: Iterator[int]) -> str:
     """The address with its port chosen. Raises `StackError` if somebody has it already."""
-    host, _, port = wanted.rpartition(":")
+    host, _, given = wanted.rpartition(":")
+    port = int(given) or next(ports)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        family, _, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # As a server does: what is left of connections that ended is no hindrance.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return f"{host}:{probe.getsockname()[1]}"
+        _probe(family, address)
     except OSError as error:
         raise StackError(
             f"cannot listen on {wanted} ({error.strerror}): choose another with {flag}"
         ) from error
+    return f"{host}:{port}"
