@@ -22,6 +22,11 @@ PATIENCE_SECONDS = 20.0
 M = TypeVar("M", bound=Message)
 
 
+def connect(address: str, *options: tuple[str, int]) -> Any:
+    """A channel whose calls take and give bytes: the type of grpcio's wants to know of what."""
+    return grpc.insecure_channel(address, options)
+
+
 @dataclass
 class Refused:
     """How a call failed."""
@@ -34,8 +39,9 @@ class Refused:
 
     def detail(self, kind: type[M]) -> M:
         """The one detail of a type; fails the test if there is not exactly one."""
-        found = [each for each in self.status.details if each.Is(kind.DESCRIPTOR)]
-        assert len(found) == 1, f"{kind.DESCRIPTOR.name}: {self.status}"
+        name = kind.DESCRIPTOR.full_name
+        found = [each for each in self.status.details if each.TypeName() == name]
+        assert len(found) == 1, f"{name}: {self.status}"
         message = kind()
         assert found[0].Unpack(message)
         return message
@@ -71,7 +77,7 @@ def refused(call: Callable[[], object]) -> Refused:
 class Client:
     """Stubs on one connection."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: Any) -> None:
         self.channel = channel
         self.images = image_service_pb2_grpc.ImageServiceStub(channel)
         self.operations = operation_service_pb2_grpc.OperationServiceStub(channel)
@@ -102,8 +108,7 @@ class Silence:
 
     def requests(self) -> Iterator[bytes]:
         self._broken.wait(PATIENCE_SECONDS * 2)
-        return
-        yield b""
+        yield from ()
 
     def end(self) -> None:
         self._broken.set()

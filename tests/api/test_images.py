@@ -183,7 +183,7 @@ def test_an_unknown_operation_is_not_found(client: Client, method: str) -> None:
 
 def create_with(client: Client, *keys: str, uri: str = URI) -> operation_pb2.Operation:
     request = image_service_pb2.CreateImageRequest(folder_id="folder", uri=uri)
-    return client.images.Create(request, metadata=[("idempotency-key", key) for key in keys])
+    return client.images.Create(request, metadata=tuple(("idempotency-key", key) for key in keys))
 
 
 def test_a_repeated_key_gives_the_same_operation(client: Client) -> None:

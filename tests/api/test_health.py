@@ -1,0 +1,99 @@
+"""Health and reflection, with the generated stubs and with grpcurl."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from api.client import Client, refused
+from api.conftest import LogLines
+from darkroom.api.reflection import served_index
+from darkroom.api.server import Server
+
+GRPCURL = Path(sys.executable).with_name("grpcurl")
+SERVICES = ("", "yandex.cloud.compute.v1.ImageService", "yandex.cloud.operation.OperationService")
+Status = health_pb2.HealthCheckResponse
+
+
+def check(client: Client, service: str) -> int:
+    stub: Any = health_pb2_grpc.HealthStub(client.channel)
+    return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_health_is_what_the_server_was_told(server: Server, client: Client, service: str) -> None:
+    assert check(client, service) == Status.SERVING
+    server.set_serving(False)
+    assert check(client, service) == Status.NOT_SERVING
+    server.set_serving(True)
+    assert check(client, service) == Status.SERVING
+
+
+def test_health_of_an_unknown_service_is_not_found(client: Client) -> None:
+    failed = refused(lambda: check(client, "no.such.Service"))
+    assert failed.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_watcher_hears_of_every_change(server: Server, client: Client, lines: LogLines) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(client.channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICES[1]), timeout=20)
+    assert dict(watch.initial_metadata())["x-request-id"]
+    assert next(watch).status == Status.SERVING
+    server.set_serving(False)
+    assert next(watch).status == Status.NOT_SERVING
+    server.stop(5)
+    told: list[Any] = []
+    with pytest.raises(grpc.RpcError):
+        told.extend(watch)
+    assert {each.status for each in told} <= {Status.NOT_SERVING}
+    (line,) = lines.calls()
+    assert line["method"] == "/grpc.health.v1.Health/Watch"
+
+
+def grpcurl(server: Server, *arguments: str) -> str:
+    command = [str(GRPCURL), "-plaintext", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def test_grpcurl_lists_the_services(server: Server) -> None:
+    listed = grpcurl(server, server.address, "list").split()
+    assert {*SERVICES[1:], "grpc.health.v1.Health"} < set(listed)
+
+
+def test_grpcurl_describes_with_comments_rules_and_bindings(server: Server) -> None:
+    method = grpcurl(server, server.address, "describe", SERVICES[1] + ".Get")
+    assert "// Shows one image." in method
+    assert 'get:"/compute/v1/images/{image_id}"' in method
+    message = "yandex.cloud.compute.v1.CreateImageRequest"
+    described = grpcurl(server, server.address, "describe", message)
+    assert "// Free text, at most 256 characters." in described
+    assert '(.yandex.cloud.length) = "<=256"' in described
+    assert "Health" in grpcurl(server, server.address, "describe", "grpc.health.v1.Health")
+
+
+def test_grpcurl_describes_all_there_is(server: Server) -> None:
+    described = grpcurl(server, server.address, "describe")
+    for service in grpcurl(server, server.address, "list").split():
+        assert f"{service} is a service" in described
+
+
+def test_grpcurl_calls(server: Server) -> None:
+    get = ("-d", "{}", server.address, "grpc.health.v1.Health/Check")
+    assert '"SERVING"' in grpcurl(server, *get)
+
+
+def test_the_index_answers_only_what_is_there() -> None:
+    index = served_index()
+    field_options = "google.protobuf.FieldOptions"
+    assert {101501, 101510} <= set(index.extension_numbers(field_options) or [])
+    assert index.extension_numbers("no.such.Message") is None
+    assert index.file_of_extension(field_options, 101501)
+    assert index.file_of_symbol("yandex.cloud.compute.v1.Image.Status")
+    assert index.file_of_symbol("yandex.cloud.compute.v1.Image.READY")
+    assert not index.file_of_extension(field_options, 1)
+    assert not index.file("no/such.proto")
+    assert not index.file_of_symbol("no.such.Symbol")
