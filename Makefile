@@ -11,9 +11,11 @@ PYTEST_ARGUMENTS ?=
 RUN_ARGUMENTS ?=
 DEMO_ARGUMENTS ?=
 
-# program=Debian package
+# program or file=Debian package
 RUN_NEEDS := qemu-img=qemu-utils bwrap=bubblewrap
 TEST_NEEDS := $(RUN_NEEDS) mkfs.ext4=e2fsprogs
+SOAK_NEEDS := $(TEST_NEEDS) qemu-system-x86_64=qemu-system-x86 grub-mkimage=grub-common \
+	/usr/lib/grub/i386-pc/boot.img=grub-pc-bin
 BENCH_NEEDS := $(RUN_NEEDS) h2load=nghttp2-client curl=curl taskset=util-linux
 
 .PHONY: help
@@ -62,6 +64,11 @@ check-generated: environment ## fail if generated/ is not what protos/ gives
 .PHONY: docs
 docs: environment ## write the parts of the documentation that come from the code
 	$(BIN)/python tools/write_docs.py
+
+.PHONY: soak
+soak: ## run the tests that need more than Debian's small packages or more than a minute
+	@tools/bootstrap.sh $(SOAK_NEEDS)
+	$(BIN)/pytest $(PYTEST_ARGUMENTS) tests/soak
 
 .PHONY: bench
 bench: ## measure calls and imports against their lower bounds, in ratios

@@ -3,7 +3,7 @@
 # the Debian packages that are missing, and .venv with the exact versions of constraints.txt.
 #
 # usage: tools/bootstrap.sh [PROGRAM=PACKAGE ...]
-# Each argument is a program that must be found, and the Debian package that has it.
+# Each argument is a program or file that must be found, and the Debian package that has it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ fi
 
 missing=()
 for pair in "$@"; do
-    command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    command -v "${pair%%=*}" >/dev/null || [ -f "${pair%%=*}" ] || missing+=("${pair#*=}")
 done
 # Debian splits ensurepip off, without which `python3 -m venv` makes nothing.
 if [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
