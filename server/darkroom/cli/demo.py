@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -110,12 +111,13 @@ def _import(stack: Stack, data_dir: Path, source: _Source) -> None:
     shown = ""
     while True:
         # The image second: once the operation is done, so is what the image says.
-        operation = _grpc(stack, f"{_OPERATIONS}/Get", {"operation_id": operation["id"]})
+        operation, progress = _progress(stack, operation["id"])
         status = _grpc(stack, f"{_IMAGES}/Get", {"image_id": image_id})["status"]
         elapsed_seconds = time.monotonic() - started
-        if status != shown:
-            shown = status
-            print(f"  {elapsed_seconds:6.1f} s   {status}", flush=True)
+        line = f"{status} {progress}".rstrip()
+        if line != shown:
+            shown = line
+            print(f"  {elapsed_seconds:6.1f} s   {line}", flush=True)
         if operation.get("done", False):
             break
         if elapsed_seconds > _IMPORT_SECONDS:
@@ -144,15 +146,31 @@ def _compare(data_dir: Path, image_id: str, source: _Source) -> None:
     print(f"  qemu-img compare: {answer.strip()}")
 
 
+def _progress(stack: Stack, operation_id: str) -> tuple[Any, str]:
+    """The operation, and its phase with MiB done, which the server tells in headers."""
+    text = _grpcurl(stack, f"{_OPERATIONS}/Get", {"operation_id": operation_id}, "-v")
+    headers, _, rest = text.partition("Response contents:")
+    operation, _ = json.JSONDecoder().raw_decode(rest.lstrip())
+    phase = re.search(r"^x-operation-phase: (\w+)$", headers, re.MULTILINE)
+    progress = re.search(r"^x-operation-progress: (\d+)/(\d+)$", headers, re.MULTILINE)
+    if not phase:
+        return operation, ""
+    amount = f" {int(progress[1]) // _MIB} of {int(progress[2]) // _MIB} MiB" if progress else ""
+    return operation, f"({phase[1]}{amount})"
+
+
 def _grpc(stack: Stack, method: str, request: dict[str, str]) -> Any:
+    """The reply to one call."""
+    return json.loads(_grpcurl(stack, method, request))
+
+
+def _grpcurl(stack: Stack, method: str, request: dict[str, str], *options: str) -> str:
     """One call through grpcurl. Raises `StackError` with its words if it fails."""
     grpcurl = Path(sysconfig.get_path("scripts")) / "grpcurl"
     # The request goes in on standard input: a command line is for every user to read, and the URL
     # in it opens the object.
-    text = _call(
-        grpcurl, "-plaintext", "-d", "@", stack.listen, method, standard_input=json.dumps(request)
-    )
-    return json.loads(text)
+    arguments = [*options, "-plaintext", "-d", "@", stack.listen, method]
+    return _call(grpcurl, *arguments, standard_input=json.dumps(request))
 
 
 def _call(program: str | Path, *arguments: str | Path, standard_input: str = "") -> str:
