@@ -2,18 +2,17 @@
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import error_details_pb2, status_pb2
 
 from darkroom import wiring
 from darkroom.api.server import build_server
@@ -41,7 +40,6 @@ from darkroom_pb.yandex.cloud.operation import operation_service_pb2, operation_
 ZONE = "ru-central1-a"
 MIB = 1 << 20
 GIB = 1 << 30
-URI = "https://storage.yandexcloud.net/bucket/disk.qcow2?X-Amz-Signature=secret"
 PLURALS = ("images", "disks", "snapshots")
 
 _STUBS: dict[str, tuple[Any, Any]] = {
@@ -177,10 +175,6 @@ class Cloud:
             self._ready_image = image.id
         return image.id
 
-    def claim_and_fail(self) -> None:
-        """Play a worker whose every import fails: images in CREATING are in ERROR afterwards."""
-        raise NotImplementedError
-
 
 @contextlib.contextmanager
 def in_process(folder: Path, **settings: Any) -> Iterator[Cloud]:
@@ -204,7 +198,7 @@ _folders = itertools.count()
 
 def fresh_folder() -> str:
     """The id of a folder that no other test uses."""
-    return f"folder-{next(_folders)}"
+    return f"folder-{os.getpid()}-{next(_folders)}"
 
 
 def unpacked(packed: AnyMessage) -> Any:
@@ -213,32 +207,3 @@ def unpacked(packed: AnyMessage) -> Any:
     message: Message = GetMessageClass(descriptor)()
     assert packed.Unpack(message)
     return message
-
-
-class Refused:
-    """How a call was refused; filled in when the block of `refused` ends."""
-
-    message = ""
-    fields: tuple[str, ...] = ()
-    reason = ""
-
-
-@contextlib.contextmanager
-def refused(code: grpc.StatusCode, message: str = "") -> Iterator[Refused]:
-    """The block makes a call that ends with this code and, if one is given, exactly this text."""
-    how = Refused()
-    with pytest.raises(grpc.RpcError) as raised:
-        yield how
-    error: Any = raised.value
-    assert error.code() is code, error.details()
-    if message:
-        assert error.details() == message
-    how.message = error.details()
-    trailers = dict(error.trailing_metadata())
-    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-    bad_request, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
-    for detail in status.details:
-        detail.Unpack(bad_request)
-        detail.Unpack(info)
-    how.fields = tuple(each.field for each in bad_request.field_violations)
-    how.reason = info.reason

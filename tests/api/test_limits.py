@@ -1,233 +1,146 @@
-"""Callers that do not behave: nobody else may notice them."""
+"""The documented limits of every request field, held on the wire (figures: the cloud's own)."""
 
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
-from api.client import GET, Client, Silence, connect, refused, until
-from api.conftest import LogLines, Starter
-from darkroom.api import arrival
-from darkroom.api.server import Server
-from darkroom.storage.sqlite import SqliteStore
-from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2
+from api.client import refused
+from api.cloud import SERVICES, Cloud, in_process
 
-REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-HEALTH = "/grpc.health.v1.Health/Check"
-OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
-IDLERS = 64
-FEW_THREADS = 8
-"""Fewer than there are idlers: a thread held by each of them would stop the server."""
+CHARACTERS = {
+    **dict.fromkeys(("folder_id", "image_id", "disk_id", "snapshot_id", "zone_id"), 50),
+    **dict.fromkeys(("destination_folder_id", "destination_zone_id"), 50),
+    **dict.fromkeys(("type_id", "kms_key_id", "product_ids"), 50),
+    "resource_id": 64,
+    "description": 256,
+    "page_token": 100,
+    "filter": 1000,
+    "order_by": 100,
+}
+"""Most characters of a text, wherever a field of that name occurs."""
+UNLIMITED = {
+    # The cloud names no limit, and neither do we: an id that is too long is simply not found.
+    "yandex.cloud.operation.GetOperationRequest.operation_id",
+    "yandex.cloud.operation.CancelOperationRequest.operation_id",
+    "yandex.cloud.compute.v1.GetDiskTypeRequest.disk_type_id",
+    "yandex.cloud.compute.v1.ListDiskSnapshotSchedulesRequest.disk_id",
+    "yandex.cloud.compute.v1.ListDiskSnapshotSchedulesRequest.page_token",
+    "yandex.cloud.compute.v1.CreateDiskRequest.snapshot_schedule_ids",
+    # Bounded by the size of a request.
+    "yandex.cloud.compute.v1.CreateImageRequest.uri",
+}
+BY_PATTERN = {"name", "family"}
+REQUIRED = {
+    **dict.fromkeys(("folder_id", "image_id", "disk_id", "snapshot_id", "zone_id"), True),
+    **dict.fromkeys(("destination_folder_id", "destination_zone_id"), True),
+    **dict.fromkeys(("resource_id", "operation_id", "disk_type_id", "size"), True),
+    "access_binding_deltas": True,
+}
+"""Fields that must be there, unless they are one of several sources or changes."""
+OPTIONAL = {
+    "yandex.cloud.compute.v1.CreateImageRequest": {"image_id", "disk_id", "snapshot_id"},
+    "yandex.cloud.compute.v1.CreateDiskRequest": {"image_id", "snapshot_id"},
+    "yandex.cloud.compute.v1.UpdateDiskRequest": {"size"},
+    "yandex.cloud.compute.v1.ListDiskSnapshotSchedulesRequest": {"disk_id"},
+}
+METHODS = [method for service in SERVICES.values() for method in service.methods]
 
 
-@pytest.fixture
-def silence() -> Iterator[Silence]:
-    made = Silence()
-    yield made
-    made.end()
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with in_process(tmp_path_factory.mktemp("cloud")) as served:
+        yield served
 
 
-def slowest_list(client: Client, calls: int = 30) -> float:
-    """Seconds that the slowest of some calls took."""
-    request = image_service_pb2.ListImagesRequest(folder_id="folder")
-    slowest = 0.0
-    for _ in range(calls):
-        started = time.perf_counter()
-        client.images.List(request, timeout=5)
-        slowest = max(slowest, time.perf_counter() - started)
-    return slowest
+def name_of(method: MethodDescriptor) -> str:
+    return f"{method.containing_service.name}.{method.name}"
 
 
-def test_grpcio_is_as_this_server_needs_it() -> None:
-    # It fails when grpcio has changed where calls could lose their protection: then either
-    # `arrival` follows the change, or its fallback and larger pools become the design.
-    assert arrival.unsupported() == ""
+def violations(cloud: Cloud, method: MethodDescriptor, **fields: Any) -> dict[str, str]:
+    call = getattr(cloud.stub(method.containing_service.name), method.name)
+    failed = refused(lambda: call(**fields))
+    assert failed.code is grpc.StatusCode.INVALID_ARGUMENT, failed.message
+    return failed.fields
 
 
-def test_calls_without_a_request_and_open_streams_delay_nobody(
-    start: Starter, silence: Silence
+@pytest.mark.parametrize("method", METHODS, ids=name_of)
+def test_every_required_field_that_is_missing_is_named(
+    cloud: Cloud, method: MethodDescriptor
 ) -> None:
-    server = start(rpc_threads=FEW_THREADS)
-    with (
-        connect(server.address, OWN_CONNECTION) as idle,
-        connect(server.address, OWN_CONNECTION) as streams,
-        connect(server.address) as busy,
-    ):
-        idler, client = Client(idle), Client(busy)
-        waiting = [idler.open_without_request(GET, silence) for _ in range(IDLERS)]
-        reflections = [streams.stream_stream(REFLECTION)(silence.requests()) for _ in range(IDLERS)]
-        # The server has seen a stream when its headers have come back.
-        for stream in reflections:
-            assert dict(stream.initial_metadata())["x-request-id"]
-        until(lambda: len(server._alarms) == 2 * IDLERS, "all idlers to have reached the server")
-        assert slowest_list(client) < 1.0
-        check = client.channel.unary_unary(HEALTH)
-        assert check(b"", timeout=5)
-        assert not any(each.done() for each in waiting)
-        for each in (*waiting, *reflections):
-            each.cancel()
+    request = method.input_type
+    optional = OPTIONAL.get(request.full_name, set())
+    missing = {name for name in request.fields_by_name if name in REQUIRED} - optional
+    if request.full_name.endswith("CreateImageRequest"):
+        missing.add("source")
+    if missing:
+        assert violations(cloud, method).keys() == missing
+    else:
+        assert method.name in ("List", "ListSnapshotSchedules")
 
 
-def test_a_request_that_does_not_come_in_time_ends_the_call(
-    start: Starter, silence: Silence, lines: LogLines
-) -> None:
-    server = start(request_body_seconds=0.2)
-    with connect(server.address) as channel:
-        call = Client(channel).open_without_request(GET, silence)
-        failed = refused(call.result)
-    assert failed.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert failed.reason == "REQUEST_TOO_LATE"
-    assert failed.message == "The request did not arrive within 0.2 seconds of the call's start"
-    assert failed.headers["x-request-id"]
-    assert lines.calls()[-1]["code"] == "DEADLINE_EXCEEDED"
-    assert len(server._alarms) == 0
+@pytest.mark.parametrize("method", METHODS, ids=name_of)
+def test_every_text_has_its_limit(cloud: Cloud, method: MethodDescriptor) -> None:
+    call = getattr(cloud.stub(method.containing_service.name), method.name)
+    for field in method.input_type.fields:
+        if field.type != FieldDescriptor.TYPE_STRING or field.full_name in UNLIMITED:
+            continue
+        limit = 63 if field.name in BY_PATTERN else CHARACTERS[field.name]
+        if field.name == "page_token" and method.name == "ListAccessBindings":
+            limit = 2000
+
+        def told(length: int, field: FieldDescriptor = field) -> str:
+            value: Any = ["a" * length] if field.is_repeated else "a" * length
+            # Refused in any case: nothing has that id, or the request is not complete.
+            paged = {"page_size": 1001} if method.name.startswith("List") else {}
+            failed = refused(lambda: call(**{**paged, field.name: value}))
+            if failed.code is not grpc.StatusCode.INVALID_ARGUMENT:
+                return ""
+            return "".join(text for name, text in failed.fields.items() if field.name in name)
+
+        assert "characters" in told(limit + 1) or "pattern" in told(limit + 1), field.full_name
+        assert "characters" not in told(limit), field.full_name
+        assert "pattern" not in told(limit), field.full_name
 
 
-def test_a_silent_reflection_stream_is_ended(start: Starter, silence: Silence) -> None:
-    server = start(request_body_seconds=0.2)
-    with connect(server.address) as channel:
-        stream = channel.stream_stream(REFLECTION)(silence.requests())
-        with pytest.raises(grpc.RpcError):
-            next(stream)
-        assert stream.code() is grpc.StatusCode.CANCELLED
+LABEL_KEY, LABEL_VALUE = "k" * 63, "v" * 63
 
 
-def test_of_too_many_waiting_calls_the_oldest_are_given_up(
-    start: Starter, silence: Silence, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arrival, "MAX_WAITING", 4)
-    server = start()
-    with connect(server.address) as channel:
-        client = Client(channel)
-        calls = []
-        for number in range(6):
-            calls.append(client.open_without_request(GET, silence))
-            until(lambda number=number: len(server._alarms) == min(number + 1, 4), "the call")  # type: ignore[misc]
-        for given_up in calls[:2]:
-            assert refused(given_up.result).reason == "REQUEST_TOO_LATE"
-        assert not any(each.done() for each in calls[2:])
+@pytest.mark.parametrize("service", ["ImageService", "DiskService", "SnapshotService"])
+@pytest.mark.parametrize("method", ["Create", "Update"])
+def test_labels_have_their_limits(cloud: Cloud, service: str, method: str) -> None:
+    rpc = SERVICES[service].methods_by_name[method]
+
+    def complaints(labels: dict[str, str]) -> list[str]:
+        # Nothing but the labels is sent: required fields are missing, so nothing is changed.
+        return [each for each in violations(cloud, rpc, labels=labels) if "labels" in each]
+
+    assert complaints({LABEL_KEY: LABEL_VALUE, "k": "", "a-_./\\@0": "-_./\\@0a"}) == []
+    assert complaints({f"k{number}": "" for number in range(64)}) == []
+    assert complaints({f"k{number}": "" for number in range(65)}) == ["labels"]
+    for wrong in ({LABEL_KEY + "k": ""}, {"k": LABEL_VALUE + "v"}, {"": ""}, {"K": ""}, {"0": ""}):
+        assert len(complaints(wrong)) >= 1, wrong
+    assert len(complaints({"k": "V"})) == 1
 
 
-def test_a_cancelled_call_leaves_nothing_behind(start: Starter, silence: Silence) -> None:
-    server = start()
-    with connect(server.address) as channel:
-        call = Client(channel).open_without_request(GET, silence)
-        until(lambda: len(server._alarms) == 1, "the call to reach the server")
-        call.cancel()
-        until(lambda: len(server._alarms) == 0, "the call to be forgotten")
-        until(lambda: server._pool.running == 0, "nothing to run")  # type: ignore[attr-defined]
+@pytest.mark.parametrize("service", ["ImageService", "DiskService", "SnapshotService"])
+@pytest.mark.parametrize("method", ["Create", "Update"])
+def test_names_have_their_pattern(cloud: Cloud, service: str, method: str) -> None:
+    rpc = SERVICES[service].methods_by_name[method]
+    for name in ("", "a", "a-1", "a_b", "a" * 63, "a0"):
+        assert "name" not in violations(cloud, rpc, name=name), name
+    for name in ("A", "1a", "-a", "_a", "a-", "a_", "a.b", "a b", "é", "a" * 64, "a\n"):
+        assert "name" in violations(cloud, rpc, name=name), name
 
 
-class Brake:
-    """Holds reads or writes of the store still."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]) -> None:
-        self.go = threading.Event()
-        self.held = 0
-        for name in names:
-            original = getattr(SqliteStore, name)
-
-            def held(*arguments: Any, original: Any = original, **options: Any) -> Any:
-                self.held += 1
-                self.go.wait(20)
-                return original(*arguments, **options)
-
-            monkeypatch.setattr(SqliteStore, name, held)
-
-
-def test_more_calls_than_may_run_are_refused_with_a_pause(
-    start: Starter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = start(max_concurrent_rpcs=2)
-    brake = Brake(monkeypatch, ("get", "get_image"))
-    with connect(server.address) as channel:
-        client = Client(channel)
-        request = image_service_pb2.GetImageRequest(image_id="fd8absent")
-        running = [client.images.Get.future(request) for _ in range(2)]
-        until(lambda: brake.held == 2, "two calls to run")
-        failed = refused(client.get)
-        assert failed.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert failed.reason == "OVERLOADED"
-        assert int(failed.trailers["grpc-retry-pushback-ms"]) > 0
-        assert channel.unary_unary(HEALTH)(b"", timeout=5), "health is outside the limit"
-        brake.go.set()
-        for call in running:
-            assert refused(call.result).code is grpc.StatusCode.NOT_FOUND
-
-
-def test_stuck_writers_leave_room_for_readers(
-    start: Starter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = start(max_concurrent_rpcs=4)
-    brake = Brake(monkeypatch, ("write",))
-    with connect(server.address) as channel:
-        client = Client(channel)
-        request = image_service_pb2.DeleteImageRequest(image_id="fd8absent")
-        writers = [client.images.Delete.future(request) for _ in range(8)]
-        until(lambda: brake.held == 2, "writers to be stuck")
-        assert slowest_list(client, 10) < 1.0
-        brake.go.set()
-        codes = {refused(call.result).code for call in writers}
-        assert codes <= {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.RESOURCE_EXHAUSTED}
-
-
-# --- the end --------------------------------------------------------------------------------------
-
-
-def stopped_after(server: Server, grace_seconds: float) -> float:
-    started = time.monotonic()
-    server.stop(grace_seconds)
-    return time.monotonic() - started
-
-
-def test_stopping_lets_running_calls_finish(
-    start: Starter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = start()
-    brake = Brake(monkeypatch, ("get", "get_image"))
-    with connect(server.address) as channel:
-        client = Client(channel)
-        request = image_service_pb2.GetImageRequest(image_id="fd8absent")
-        call = client.images.Get.future(request)
-        until(lambda: brake.held == 1, "the call to run")
-        ending = threading.Thread(target=server.stop, args=(20,))
-        ending.start()
-        assert not call.done()
-        brake.go.set()
-        assert refused(call.result).code is grpc.StatusCode.NOT_FOUND
-        ending.join(5)
-        assert not ending.is_alive()
-
-
-def test_stopping_does_not_wait_for_idlers(start: Starter, silence: Silence) -> None:
-    server = start()
-    with connect(server.address) as channel:
-        # Named, because a call that nobody refers to is cancelled.
-        call = Client(channel).open_without_request(GET, silence)
-        stream = channel.stream_stream(REFLECTION)(silence.requests())
-        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
-        assert next(watch)
-        until(lambda: len(server._alarms) == 2, "the idlers to reach the server")
-        assert stopped_after(server, 20) < 5
-        assert isinstance(call.exception(timeout=10), grpc.RpcError)
-        assert stream.code() is not grpc.StatusCode.OK
-
-
-def test_stopping_ends_calls_that_outlive_the_grace(
-    start: Starter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = start()
-    brake = Brake(monkeypatch, ("get", "get_image"))
-    with connect(server.address) as channel:
-        request = image_service_pb2.GetImageRequest(image_id="fd8absent")
-        call = Client(channel).images.Get.future(request)
-        until(lambda: brake.held == 1, "the call to run")
-        ending = threading.Thread(target=server.stop, args=(0.3,))
-        ending.start()
-        assert isinstance(call.exception(timeout=10), grpc.RpcError)
-        brake.go.set()
-        ending.join(5)
-        assert not ending.is_alive()
+def test_an_enum_takes_what_it_names(cloud: Cloud) -> None:
+    create = SERVICES["ImageService"].methods_by_name["Create"]
+    found = violations(
+        cloud,
+        create,
+        os={"type": 9},
+        hardware_generation={"legacy_features": {"pci_topology": 9}},
+    )
+    assert {"os.type", "hardware_generation.legacy_features.pci_topology"} <= found.keys()
