@@ -5,11 +5,15 @@ usage: python tools/write_docs.py          the settings table of README.md, and 
 """
 
 import argparse
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from darkroom import config
-from darkroom.domain.errors import CATALOGUE, Kind
+from darkroom.api.status import to_status
+from darkroom.domain import errors as catalogue
+from darkroom.domain.errors import CATALOGUE, Failure, FieldViolation, Kind
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +25,12 @@ Made by `make docs` from the catalogue in `server/darkroom/domain/errors.py`; ch
 Each failure has one gRPC code, one message and one reason. The reason stands in
 `google.rpc.ErrorInfo` (domain `darkroom`) and never changes, so programs may go by it. The same
 status serves the call that fails and the `error` of an operation that fails later.
+
+Besides the details named here, every failure carries `google.rpc.ErrorInfo`, and that of a call
+`google.rpc.RequestInfo`.
 """
+
+_EVERYWHERE = {"google.rpc.ErrorInfo", "google.rpc.RequestInfo"}
 
 
 def main() -> int:
@@ -60,13 +69,44 @@ def with_settings(readme: str) -> str:
 def errors() -> str:
     """The whole of docs/errors.md."""
     parts = [_ERRORS_HEAD]
+    carried = details()
     for code in sorted({kind.code.name for kind in CATALOGUE.values()}):
-        parts.append(f"\n## {code}\n\n| reason | message | what to do |\n|---|---|---|\n")
+        parts.append(
+            f"\n## {code}\n\n| reason | message | details | what to do |\n|---|---|---|---|\n"
+        )
         for kind in sorted(CATALOGUE.values(), key=lambda each: each.reason):
             if kind.code.name == code:
-                cells = (f"`{kind.reason}`", kind.message, _advice(kind))
+                cells = (f"`{kind.reason}`", kind.message, carried[kind.reason], _advice(kind))
                 parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(parts)
+
+
+def details() -> dict[str, str]:
+    """What the status of each reason carries, seen on failures that the constructors make."""
+    found = {}
+    for _, constructor in inspect.getmembers(catalogue, inspect.isfunction):
+        if constructor.__annotations__.get("return") is not Failure:
+            continue
+        # One constructor tells failures apart by the status of an HTTP reply.
+        for number in (302, 403, 404, 500):
+            failure = constructor(*_arguments(constructor, number))
+            names = {each.TypeName() for each in to_status(failure).details} - _EVERYWHERE
+            found[failure.reason] = ", ".join(f"`{name}`" for name in sorted(names))
+    return found
+
+
+def _arguments(constructor: Callable[..., Failure], number: int) -> list[object]:
+    """Values of the right types, whatever they mean."""
+    made: list[object] = []
+    for parameter in inspect.signature(constructor).parameters.values():
+        if parameter.annotation in (int, float):
+            made.append(number)
+        elif parameter.annotation is str:
+            made.append("text")
+        else:
+            texts = "str" in str(parameter.annotation)
+            made.append(["text"] if texts else [FieldViolation("field", "is wrong")])
+    return made
 
 
 def _advice(kind: Kind) -> str:
