@@ -71,10 +71,10 @@ soak: ## run the tests that need more than Debian's small packages or more than 
 	$(BIN)/pytest $(PYTEST_ARGUMENTS) tests/soak
 
 .PHONY: bench
-bench: ## measure calls and imports against their lower bounds, in ratios
+bench: ## measure calls, imports and listings against their lower bounds, in ratios
 	@tools/bootstrap.sh $(BENCH_NEEDS)
-	$(BIN)/python bench/rpc.py
-	$(BIN)/python bench/importing.py
+	failed=0; for each in rpc importing derived listing; do \
+		$(BIN)/python bench/$$each.py || failed=1; done; exit $$failed
 
 .PHONY: clean
 clean: ## remove what make made, the development stack's data included

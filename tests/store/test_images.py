@@ -142,6 +142,36 @@ def test_a_content_in_use_cannot_be_removed(store: MetadataStore) -> None:
     assert not store.delete_content(used.id)
 
 
+def test_a_content_is_found_however_its_last_resource_lets_go(store: MetadataStore) -> None:
+    """Also after the store has looked at it and found it in use."""
+    deleted, replaced, dropped, kept = contents = sorted(
+        (a_content() for _ in range(4)), key=lambda content: content.id
+    )
+    for content in contents:
+        store.write(lambda tx, content=content: tx.insert_content(content))  # type: ignore[misc]
+    images = [insert_image(store, content_id=content.id) for content in contents]
+    insert_image(store, content_id=kept.id)
+    assert store.unreferenced_contents(2) == []
+    store.write(lambda tx: tx.delete_resource(images[0].id))
+    store.write(lambda tx: tx.update_resource(replace(images[1], content_id=kept.id)))
+    store.write(lambda tx: tx.update_resource(replace(images[2], content_id=None)))
+    store.write(lambda tx: tx.update_resource(replace(images[3], description="the same")))
+    store.write(lambda tx: tx.delete_resource(images[3].id))
+    assert store.unreferenced_contents(10) == [deleted.id, replaced.id, dropped.id]
+    insert_image(store, content_id=deleted.id)  # used again: no harm in having asked
+    assert store.unreferenced_contents(10) == [replaced.id, dropped.id]
+    assert store.contents_in_use([deleted.id, kept.id]) == {deleted.id, kept.id}
+
+
+def test_contents_in_use_do_not_hide_one_that_is_not(store: MetadataStore) -> None:
+    contents = sorted((a_content() for _ in range(7)), key=lambda content: content.id)
+    for content in contents:
+        store.write(lambda tx, content=content: tx.insert_content(content))  # type: ignore[misc]
+    for content in contents[:-1]:
+        insert_image(store, content_id=content.id)
+    assert store.unreferenced_contents(2) == [contents[-1].id]
+
+
 def test_an_image_of_a_content_that_is_not_there_is_refused(store: MetadataStore) -> None:
     with pytest.raises(Exception, match=r"(?i)foreign key"):
         insert_image(store, content_id="gone.1")

@@ -1,5 +1,6 @@
 """What only the SQLite adapter promises."""
 
+import contextlib
 import sqlite3
 import stat
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from darkroom.domain.errors import Code, Failure
+from darkroom.domain.query import Query, parse_filter, parse_order
 from darkroom.storage import migrations
+from darkroom.storage.listing import SQLITE_LABEL, list_sql
 from darkroom.storage.port import SchemaMismatch
 from darkroom.storage.sqlite import SqliteStore
 from store.rows import NOW_US, insert_image, insert_operation
@@ -53,6 +56,40 @@ def test_a_foreign_schema_is_refused_with_advice(tmp_path: Path, version: int, a
         with pytest.raises(SchemaMismatch, match=advice):
             store.migrate()
     store.close()
+
+
+@pytest.mark.parametrize("order", ["", "name", "name desc", "createdAt", "createdAt desc"])
+@pytest.mark.parametrize(
+    ("text", "index", "reached_by"),
+    [
+        ("", "", "kind=? AND folder_id=?"),
+        ('name = "x"', "resource_by_name", "name=?"),
+        ('name IN ("x", "y")', "resource_by_name", "name=?"),
+        ('id = "x"', "sqlite_autoindex_resource_1", "id=?"),
+        ('id IN ("x", "y")', "resource_by_id", "id=?"),
+        ('family = "x"', "resource_by_family", "family=?"),
+        ('status = "ERROR"', "resource_unready", "status=?"),
+    ],
+)
+@pytest.mark.parametrize("later_page", [False, True])
+def test_listings_are_read_from_an_index(
+    tmp_path: Path, text: str, index: str, reached_by: str, order: str, later_page: bool
+) -> None:
+    """A selective filter wins over the order; without one, no page is sorted."""
+    store = SqliteStore(tmp_path / "metadata.sqlite")
+    store.migrate()
+    store.close()
+    keys = parse_order(order)
+    after = tuple(1 if key.field == "created_at" else "x" for key in keys) if later_page else ()
+    sql, values = list_sql("Image", Query("f", parse_filter(text), keys, after), 101, SQLITE_LABEL)
+    with contextlib.closing(sqlite3.connect(tmp_path / "metadata.sqlite")) as connection:
+        found = connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+    steps = [row[3] for row in found]
+    assert index in steps[0] and reached_by in steps[0] and steps[0].startswith("SEARCH")
+    if not text:
+        assert len(steps) == 1
+        if later_page:
+            assert ">" in steps[0] or "<" in steps[0], "a later page begins where the last ended"
 
 
 def test_a_lease_is_judged_by_how_long_its_beat_stood_still_here(tmp_path: Path) -> None:

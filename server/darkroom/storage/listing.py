@@ -1,6 +1,7 @@
 """The SQL of a listing, put together from a query. Values are always bound."""
 
 from darkroom.domain.query import Condition, OrderKey, Query
+from darkroom.domain.resource import Status
 from darkroom.storage.rows import RESOURCE_COLUMNS
 
 _COLUMNS = {
@@ -23,13 +24,17 @@ SQLITE_LABEL = (
 )
 
 
+_EXACT = {">": (">=", 1), ">=": (">=", 0), "<": ("<", 0), "<=": ("<", 1)}
+"""Comparisons in whole seconds as ones of microseconds: operator, seconds to add to a bound."""
+
+
 def list_sql(noun: str, query: Query, limit: int, label_sql: str) -> tuple[str, list[object]]:
     """Statement and parameters. `label_sql` gives the value of a label, its key bound to `?`."""
     where = ["kind = ?", "folder_id = ?"]
     parameters: list[object] = [noun, query.folder_id]
     for condition in query.conditions:
         sql, values = _condition(condition, label_sql)
-        where.append(sql)
+        where.append(sql + _implied(condition))
         parameters += values
     if query.after:
         sql, values = _after(query.order, query.after)
@@ -46,6 +51,8 @@ def list_sql(noun: str, query: Query, limit: int, label_sql: str) -> tuple[str, 
 
 
 def _condition(condition: Condition, label_sql: str) -> tuple[str, list[object]]:
+    if condition.field == "created_at" and condition.operator in _EXACT:
+        return _created(condition)
     subject, parameters = label_sql, [condition.label]
     if condition.field != "labels":
         subject, parameters = _SUBJECTS[condition.field], []
@@ -59,6 +66,28 @@ def _condition(condition: Condition, label_sql: str) -> tuple[str, list[object]]
         # A label that is not there is not equal to anything, so it passes.
         sql = f"NOT COALESCE({sql}, FALSE)"
     return sql, [*parameters, *condition.values]
+
+
+def _created(condition: Condition) -> tuple[str, list[object]]:
+    """A comparison of the bare column, which an index answers."""
+    operator, seconds = _EXACT[condition.operator]
+    whole, rest = divmod(int(condition.values[0]), 1_000_000)
+    # Between two whole seconds all four operators mean the next one: > and >= alike, < and <=.
+    bound = whole + (1 if rest else seconds)
+    return f"created_at_us {operator} ?", [bound * 1_000_000]
+
+
+def _implied(condition: Condition) -> str:
+    """What follows from the condition, in the words of a partial index.
+
+    A planner does not know bound values, so it cannot conclude this, nor use the index without.
+    """
+    if condition.operator in ("=", "IN"):
+        if condition.field == "family" and "" not in condition.values:
+            return " AND family <> ''"
+        if condition.field == "status" and Status.READY not in condition.values:
+            return f" AND status <> {int(Status.READY)}"
+    return ""
 
 
 def _after(order: tuple[OrderKey, ...], values: tuple[str | int, ...]) -> tuple[str, list[object]]:
@@ -76,4 +105,6 @@ def _after(order: tuple[OrderKey, ...], values: tuple[str | int, ...]) -> tuple[
         beyond = f"{columns[place]} {'<' if key.descending else '>'} ?"
         branches.append(" AND ".join([*equal, beyond]))
         parameters += values[: place + 1]
-    return f"({' OR '.join(branches)})", parameters
+    # The first key's bound is in the branches too, but only like this an index starts there.
+    start = f"{columns[0]} {'<=' if order[0].descending else '>='} ?"
+    return f"{start} AND ({' OR '.join(branches)})", [values[0], *parameters]

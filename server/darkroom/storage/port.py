@@ -178,7 +178,10 @@ class MetadataStore(Protocol):
     # --- collection -------------------------------------------------------------------------------
 
     def unreferenced_contents(self, limit: int) -> list[str]:
-        """Ids of contents that no resource refers to."""
+        """Some ids of contents that no resource refers to; none only if there are none.
+
+        Costs what changed since the last call, not what there is.
+        """
 
     def delete_content(self, content_id: str) -> bool:
         """Delete the row if nothing refers to it (any more); False if something does."""

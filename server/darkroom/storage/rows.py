@@ -31,7 +31,7 @@ UPDATE_RESOURCE = (
 DELETE_RESOURCE = "DELETE FROM resource WHERE id = ?"
 LATEST_BY_FAMILY = (
     f"SELECT {RESOURCE_COLUMNS} FROM resource WHERE kind = 'Image' AND folder_id = ? "
-    "AND family = ? AND status = 2 ORDER BY created_at_us DESC, id DESC LIMIT 1"
+    "AND family = ? AND family <> '' AND status = 2 ORDER BY created_at_us DESC, id DESC LIMIT 1"
 )
 
 BINDINGS = (
@@ -50,17 +50,26 @@ DELETE_BINDING = (
 
 INSERT_CONTENT = (
     "INSERT INTO content (id, virtual_size_bytes, stored_size_bytes, sha256, source_sha256, "
-    "created_at_us) VALUES (?, ?, ?, ?, ?, ?)"
+    "created_at_us, check_due) VALUES (?, ?, ?, ?, ?, ?, 1)"
 )
-UNREFERENCED_CONTENTS = (
-    "SELECT id FROM content WHERE NOT EXISTS "
-    "(SELECT 1 FROM resource WHERE resource.content_id = content.id) ORDER BY id LIMIT ?"
+# Before a resource takes another content instead of its own, or none: then that is ''.
+CONTENT_CHECK_DUE = (
+    "UPDATE content SET check_due = 1 WHERE id = "
+    "(SELECT content_id FROM resource WHERE id = ? AND content_id <> ?)"
+)
+CONTENTS_TO_CHECK = (
+    "SELECT id, EXISTS (SELECT 1 FROM resource WHERE resource.content_id = content.id) "
+    "FROM content WHERE check_due = 1 ORDER BY id LIMIT ?"
+)
+CONTENTS_CHECKED = (
+    "UPDATE content SET check_due = 0 WHERE check_due = 1 AND id BETWEEN ? AND ? AND EXISTS "
+    "(SELECT 1 FROM resource WHERE resource.content_id = content.id)"
 )
 DELETE_UNREFERENCED_CONTENT = (
     "DELETE FROM content WHERE id = ? AND NOT EXISTS "
     "(SELECT 1 FROM resource WHERE resource.content_id = content.id)"
 )
-CONTENT_EXISTS = "SELECT 1 FROM content WHERE id = ?"
+CONTENTS_AMONG = "SELECT id FROM content WHERE id IN ({marks})"
 
 OPERATION_BY_ID = f"SELECT {_OPERATION_COLUMNS} FROM operation WHERE id = ?"
 OPERATIONS_OF_RESOURCE = (
@@ -92,7 +101,8 @@ CLAIMABLE = (
     "ORDER BY created_at_us, id LIMIT ?"
 )
 CLAIMED_EXTRAS = "SELECT attempt, payload, sealed FROM operation WHERE id = ?"
-LIVE_ATTEMPT = "SELECT 1 FROM operation WHERE id = ? AND fence = ? AND state = 1"
+# `state < 2` is what the index of unfinished operations says: a planner takes it at its word.
+LIVE_ATTEMPTS = "SELECT id, fence FROM operation WHERE state < 2 AND state = 1"
 PUT_BACK = (
     "UPDATE operation SET state = 0, owner = '', delay_ms = ?, attempt = attempt - ?, phase = '', "
     "progress_done_bytes = 0, progress_total_bytes = NULL "
@@ -100,7 +110,8 @@ PUT_BACK = (
 )
 PUT_BACK_ALL = (
     "UPDATE operation SET state = 0, owner = '', delay_ms = 0, phase = '', "
-    "progress_done_bytes = 0, progress_total_bytes = NULL WHERE owner = ? AND state = 1"
+    "progress_done_bytes = 0, progress_total_bytes = NULL "
+    "WHERE owner = ? AND state < 2 AND state = 1"
 )
 PURGE_OPERATIONS = (
     "DELETE FROM operation WHERE id IN (SELECT id FROM operation "

@@ -19,7 +19,7 @@ from darkroom.domain.image import Image
 from darkroom.domain.operation import Beat, Claim, Lease, Operation
 from darkroom.domain.query import Query
 from darkroom.domain.resource import Resource
-from darkroom.storage import migrations, rows
+from darkroom.storage import migrations, rows, statistics
 from darkroom.storage.listing import SQLITE_LABEL, list_sql
 from darkroom.storage.port import SchemaMismatch
 from darkroom.storage.transaction import SqlTransaction
@@ -34,6 +34,9 @@ _CLAIM_WINDOW = 200
 
 _MAX_BATCH = 64
 """Changes committed together at most: bounds how long the first of them waits for the last."""
+
+_IDS_PER_STATEMENT = 500
+"""Far below what any database allows in one statement."""
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _FULL = (sqlite3.SQLITE_FULL,)
@@ -132,6 +135,9 @@ class SqliteStore:
                         self._writer.execute(statement)
                     self._writer.execute(f"PRAGMA user_version = {number}")
                     log.info("schema migrated", extra={"fields": {"version": number}})
+                if version != migrations.latest():
+                    for statement in statistics.statements():
+                        self._writer.execute(statement)
                 self._writer.execute("COMMIT")
             except BaseException:
                 self._rollback()
@@ -375,16 +381,28 @@ class SqliteStore:
     # --- collection -------------------------------------------------------------------------------
 
     def unreferenced_contents(self, limit: int) -> list[str]:
-        return [row[0] for row in self._read(rows.UNREFERENCED_CONTENTS, (limit,))]
+        while True:
+            looked_at = self._read(rows.CONTENTS_TO_CHECK, (limit,))
+            unused = [content_id for content_id, is_used in looked_at if not is_used]
+            if len(unused) < len(looked_at):
+                # Looks again, under the lock that whoever lets go of a content needs too.
+                self._change(rows.CONTENTS_CHECKED, (looked_at[0][0], looked_at[-1][0]))
+            if unused or not looked_at:
+                return unused
 
     def delete_content(self, content_id: str) -> bool:
         return self._change(rows.DELETE_UNREFERENCED_CONTENT, (content_id,)) == 1
 
     def contents_in_use(self, content_ids: Sequence[str]) -> set[str]:
-        return {each for each in content_ids if self._read(rows.CONTENT_EXISTS, (each,))}
+        found: set[str] = set()
+        for start in range(0, len(content_ids), _IDS_PER_STATEMENT):
+            ids = content_ids[start : start + _IDS_PER_STATEMENT]
+            sql = rows.CONTENTS_AMONG.format(marks=", ".join("?" * len(ids)))
+            found.update(row[0] for row in self._read(sql, ids))
+        return found
 
     def live_attempts(self, attempts: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
-        return {each for each in attempts if self._read(rows.LIVE_ATTEMPT, each)}
+        return set(attempts) & set(self._read(rows.LIVE_ATTEMPTS, ()))
 
     def purge_operations(self, modified_before_us: int, limit: int) -> int:
         return self._change(rows.PURGE_OPERATIONS, (modified_before_us, limit))

@@ -73,10 +73,12 @@ class SqlTransaction:
         self._named(rows.INSERT_RESOURCE, values, resource)
 
     def update_resource(self, resource: Resource) -> None:
+        self._execute(rows.CONTENT_CHECK_DUE, (resource.id, resource.content_id or ""))
         values = rows.resource_row(resource)
         self._named(rows.UPDATE_RESOURCE, (*values[1:], resource.NOUN, values[0]), resource)
 
     def delete_resource(self, resource_id: str) -> None:
+        self._execute(rows.CONTENT_CHECK_DUE, (resource_id, ""))
         self._execute(rows.DELETE_RESOURCE, (resource_id,))
 
     def add_binding(self, resource_id: str, binding: AccessBinding) -> bool:

@@ -7,8 +7,12 @@ CREATE TABLE content (
     stored_size_bytes BIGINT NOT NULL,
     sha256 TEXT NOT NULL,
     source_sha256 TEXT NOT NULL,
-    created_at_us BIGINT NOT NULL
+    created_at_us BIGINT NOT NULL,
+    -- 1 from the moment nothing may refer to it any more until the collector has looked.
+    check_due INTEGER NOT NULL
 );
+-- What the collector looks at every second: small however many contents there are.
+CREATE INDEX content_check_due ON content (id) WHERE check_due = 1;
 
 -- Images, disks and snapshots: what they share and what listings look at has a column, the rest
 -- of a kind's fields is JSON in `details`, those with their default value left out.
@@ -31,11 +35,16 @@ CREATE TABLE resource (
 -- A name is unique among the live resources of a kind in a folder; 3 is ERROR, whose name is free.
 CREATE UNIQUE INDEX resource_unique_name ON resource (kind, folder_id, name)
     WHERE name <> '' AND status <> 3;
--- One index for each order of a listing, and one for the newest image of a family.
+-- One index for each order of a listing.
 CREATE INDEX resource_by_id ON resource (kind, folder_id, id);
 CREATE INDEX resource_by_name ON resource (kind, folder_id, name, id);
 CREATE INDEX resource_by_time ON resource (kind, folder_id, created_at_us, id);
-CREATE INDEX resource_by_family ON resource (kind, folder_id, family, status, created_at_us, id);
+-- And for the filters that usually leave few rows; 2 is READY, which nearly all are.
+CREATE INDEX resource_by_family ON resource (kind, folder_id, family, id) WHERE family <> '';
+CREATE INDEX resource_unready ON resource (kind, folder_id, status, id) WHERE status <> 2;
+-- The newest image of a family.
+CREATE INDEX resource_latest ON resource (kind, folder_id, family, created_at_us, id)
+    WHERE family <> '' AND status = 2;
 CREATE INDEX resource_content ON resource (content_id) WHERE content_id IS NOT NULL;
 
 CREATE TABLE access_binding (
