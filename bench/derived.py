@@ -10,7 +10,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +34,7 @@ from darkroom_pb.yandex.cloud.compute.v1 import (
     snapshot_service_pb2_grpc,
 )
 from darkroom_pb.yandex.cloud.operation import operation_pb2
-from measure import Ratio, report, running, server_command
+from measure import Ratio, report, running, scratch, server_command
 
 FOLDER = "bench"
 MIB = 1 << 20
@@ -160,7 +159,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=300)
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
+        folder = stack.enter_context(scratch())
         contents = folder / "data" / "contents"
         contents.mkdir(parents=True)
         store = SqliteStore(folder / "data" / "metadata.sqlite")

@@ -11,7 +11,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import grpc
 
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2, image_service_pb2_grpc
 from darkroom_pb.yandex.cloud.operation import operation_service_pb2, operation_service_pb2_grpc
-from measure import Ratio, Server, report, running
+from measure import Ratio, Server, report, running, scratch
 
 MIB = 1 << 20
 CHUNK_BYTES = 8 * MIB
@@ -212,7 +211,7 @@ def main() -> int:
     arguments = parser.parse_args()
     ratios = []
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
+        folder = stack.enter_context(scratch())
         (folder / "served").mkdir()
         disk = make_disk(folder / "served", arguments.mib)
         fast = stack.enter_context(object_server(disk.parent, 0))

@@ -11,7 +11,6 @@ import random
 import sqlite3
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from darkroom.domain.query import parse_order, values_of
 from darkroom.storage import rows
 from darkroom.storage.sqlite import SqliteStore
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2, image_service_pb2_grpc
-from measure import Ratio, report, running, server_command
+from measure import Ratio, report, running, scratch, server_command
 
 FOLDER = "bench"
 PAGE_SIZE = 100
@@ -177,7 +176,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=LARGE)
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
+        folder = stack.enter_context(scratch())
         filled = []
         for count in (arguments.images, SMALL):
             data = folder / str(count)

@@ -5,6 +5,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,15 @@ def report(ratios: Sequence[Ratio]) -> int:
     for ratio in ratios:
         print(ratio.line())
     return 0 if all(ratio.met for ratio in ratios) else 1
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder below the project's own cache: on a real disk, where /tmp may be memory."""
+    parent = Path(__file__).parents[1] / ".cache" / "bench"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)
 
 
 @dataclass(frozen=True)
