@@ -1,6 +1,7 @@
 """Every setting once: flag, environment variable, default and meaning."""
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -37,8 +38,8 @@ def _whole_number(minimum: int) -> Callable[[str], int]:
 def _seconds(minimum: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = float(text)
-        if not value >= minimum:
-            raise ValueError(f"must be at least {minimum} seconds")
+        if not minimum <= value < math.inf:
+            raise ValueError(f"must be a number of seconds, at least {minimum}")
         return value
 
     return parse

@@ -54,6 +54,7 @@ def test_settings_survive_the_way_through_the_environment() -> None:
         ("listen", "localhost:99999"),
         ("compression", "gzip"),
         ("lease_seconds", "nan"),
+        ("operation_delay", "inf"),
         ("log_level", "loud"),
         ("source_allow", "storage.yandexcloud.net"),
         ("allow_unconfined_conversion", "perhaps"),
