@@ -81,10 +81,21 @@ class Collector:
         """One round of whatever is due. Logs a line if it removed anything."""
         with self._rows.round_if_due() as due:
             if due:
-                _report(contents=self._unreferenced_contents(), operations=self._old_operations())
+                self._collect_rows()
         with self._files.round_if_due() as due:
             if due:
-                _report(orphans=self._orphaned_contents(), scratch=self._abandoned_scratch())
+                self._collect_files()
+
+    def collect(self) -> None:
+        """One round of everything, due or not."""
+        self._collect_rows()
+        self._collect_files()
+
+    def _collect_rows(self) -> None:
+        _report(contents=self._unreferenced_contents(), operations=self._old_operations())
+
+    def _collect_files(self) -> None:
+        _report(orphans=self._orphaned_contents(), scratch=self._abandoned_scratch())
 
     def _unreferenced_contents(self) -> int:
         removed = 0
