@@ -114,7 +114,7 @@ def _import(stack: Stack, data_dir: Path, source: _Source) -> None:
         operation, progress = _progress(stack, operation["id"])
         status = _grpc(stack, f"{_IMAGES}/Get", {"image_id": image_id})["status"]
         elapsed_seconds = time.monotonic() - started
-        line = f"{status} {progress}".rstrip()
+        line = f"{status} {progress}" if status == "CREATING" and progress else status
         if line != shown:
             shown = line
             print(f"  {elapsed_seconds:6.1f} s   {line}", flush=True)
