@@ -1,0 +1,80 @@
+"""The commands beside `serve`: wait, migrate, work."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from installation import Installation, installation, until
+from object_server import ObjectServer
+
+
+def darkroom_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "darkroom", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_wait_returns_once_the_server_serves(darkroom: Installation) -> None:
+    assert darkroom_command("wait", "--listen", darkroom.address).returncode == 0
+    darkroom.kill()
+    refused = darkroom_command("wait", "--listen", darkroom.address, "--timeout", "0.3")
+    assert refused.returncode == 1
+    assert f"{darkroom.address} is not serving" in refused.stderr
+
+
+def test_migrate_brings_a_new_database_up_and_refuses_one_from_the_future(tmp_path: Path) -> None:
+    first = darkroom_command("migrate", "--data-dir", str(tmp_path))
+    assert (first.returncode, first.stdout) == (0, "schema version 1\n"), first.stderr
+    with sqlite3.connect(tmp_path / "metadata.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    second = darkroom_command("migrate", "--data-dir", str(tmp_path))
+    assert second.returncode == 1
+    assert "run a newer Darkroom" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_worker_of_its_own_works_for_a_server_without_one(
+    tmp_path: Path, source: ObjectServer, disk: Path
+) -> None:
+    with installation(tmp_path, source.origin, DARKROOM_WORKERS="0") as darkroom:
+        assert darkroom.workers() == []
+        operation_id = darkroom.create(source.url(disk.name)).id
+        environment = {
+            "DARKROOM_DATA_DIR": str(darkroom.data),
+            "DARKROOM_SOURCE_ALLOW": source.origin + "/",
+        }
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "darkroom", "work"],
+            env={**os.environ, **environment},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert darkroom.done(operation_id).HasField("response")
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            status = worker.wait(10)
+        assert status == 0
+
+
+def test_draining_is_told_before_the_end_and_running_imports_go_back(
+    darkroom: Installation, source: ObjectServer, disk: Path
+) -> None:
+    assert darkroom.process is not None and darkroom.channel is not None
+    watch = health_pb2_grpc.HealthStub(darkroom.channel).Watch(health_pb2.HealthCheckRequest())
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    source.bytes_per_second = 100_000
+    darkroom.create(source.url(disk.name))
+    until(darkroom.scratch, "the import to begin")
+    darkroom.process.send_signal(signal.SIGTERM)
+    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert darkroom.process.wait(20) == 0
+    events = [line["event"] for line in darkroom.log_lines()]
+    assert events.index("draining") < events.index("stopped")
+    outcomes = [line["outcome"] for line in darkroom.log_lines() if "outcome" in line]
+    assert outcomes == ["draining"]
+    until(lambda: darkroom.scratch() == [], "the scratch folder to be empty")
