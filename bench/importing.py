@@ -217,6 +217,7 @@ def main() -> int:
         fast = stack.enter_context(object_server(disk.parent, 0))
         slow = stack.enter_context(object_server(disk.parent, 60_000_000))
         command = [sys.executable, "-m", "darkroom", "serve", "--listen", "127.0.0.1:0"]
+        command += ["--tls-listen", ""]
         command += ["--data-dir", str(folder / "data")]
         for server in (fast, slow):
             command += ["--source-allow", f"http://{server.address}/"]

@@ -70,6 +70,7 @@ def server_command(data: Path, *more: str) -> list[str]:
     """`darkroom serve` on a free port, everything on."""
     return [
         *(sys.executable, "-m", "darkroom", "serve", "--listen", "127.0.0.1:0"),
+        *("--tls-listen", ""),
         *("--data-dir", str(data), "--workers", "0", *more),
     ]
 

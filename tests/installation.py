@@ -85,21 +85,23 @@ class Installation:
                     "DARKROOM_SOURCE_ALLOW": self._source_origin + "/",
                     "DARKROOM_FAILPOINTS": str(self.failpoints),
                     "DARKROOM_LEASE_SECONDS": "2",
+                    "DARKROOM_TLS_LISTEN": "",
                     **self._settings,
                 },
                 stderr=log,
             )
 
-        def serving() -> str | None:
+        def serving() -> dict[str, Any] | None:
             assert self.process is not None and self.process.poll() is None, self.log_text()
             for line in self.log_lines(logged):
                 if line["event"] == "serving":
-                    return str(line["listen"])
+                    return line
             return None
 
-        address = until(serving, "the server to serve")
-        self.channel = grpc.insecure_channel(address)
-        self.address = address
+        started = until(serving, "the server to serve")
+        self.address = str(started["listen"])
+        self.tls_address = str(started.get("tls_listen", ""))
+        self.channel = grpc.insecure_channel(self.address)
         self.images = image_service_pb2_grpc.ImageServiceStub(self.channel)
         self.operations = operation_service_pb2_grpc.OperationServiceStub(self.channel)
 

@@ -69,6 +69,10 @@ def _listen(text: str) -> str:
     return text
 
 
+def _listen_or_nothing(text: str) -> str:
+    return _listen(text) if text else text
+
+
 @dataclass(frozen=True)
 class Settings:
     """Frozen at start-up. The flag of `data_dir` is `--data-dir`, its variable DARKROOM_DATA_DIR.
@@ -83,6 +87,24 @@ class Settings:
     listen: str = _setting(
         "127.0.0.1:50051", "Address of the plaintext gRPC listener; port 0 picks one.", _listen
     )
+    tls_listen: str = _setting(
+        "127.0.0.1:50443",
+        "Address of the TLS listener; port 0 picks one. Empty: none.",
+        _listen_or_nothing,
+    )
+    tls_certificate: str = _setting(
+        "",
+        "PEM file with the certificate of the TLS listener and what stands between it and its "
+        "authority; re-read when it changes. Empty: one for this machine is made, for development.",
+    )
+    tls_key: str = _setting("", "PEM file with the key of `--tls-certificate`.")
+    advertise: str = _setting(
+        "",
+        "HOST:PORT that endpoint discovery names on the plaintext listener. Empty: what the "
+        "caller itself used.",
+        _listen_or_nothing,
+    )
+    tls_advertise: str = _setting("", "The same on the TLS listener.", _listen_or_nothing)
     database_url: str = _setting(
         "", "Where metadata is kept: `sqlite:PATH`. Empty: `metadata.sqlite` in the data folder."
     )
@@ -196,6 +218,11 @@ class Settings:
         """Zones and disk types."""
         return Places(self.zone, self.disk_type)
 
+    @property
+    def certificate_folder(self) -> Path:
+        """Where development certificates are made."""
+        return self.data_dir / "tls"
+
     def source_endpoints(self) -> tuple[SourceEndpoint, ...]:
         """The allow-list, parsed. Raises `SettingError`."""
         try:
@@ -263,6 +290,8 @@ def load(
             raise SettingError(f"{origin}: {error}") from error
     settings = Settings(**values)
     settings.source_endpoints()
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        raise SettingError("tls_certificate and tls_key: give both or neither")
     return settings
 
 

@@ -133,7 +133,7 @@ def test_a_wrong_catalogue_refuses_to_start(tmp_path: Path, text: str | None, me
     if text is not None:
         path.write_text(text)
     command = [sys.executable, "-m", "darkroom", "serve", "--listen", "127.0.0.1:0"]
-    command += ["--data-dir", str(tmp_path / "data"), "--catalog", str(path)]
+    command += ["--tls-listen", "", "--data-dir", str(tmp_path / "data"), "--catalog", str(path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert result.returncode == 1
     _, refused, reason = result.stderr.partition("darkroom: cannot start: ")

@@ -54,7 +54,8 @@ def darkroom_dev(make_pid: int) -> int | None:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     data = tmp_path / "data"
-    arguments = f"--data-dir {data} --listen 127.0.0.1:0 --storage-port 0"
+    arguments = f"--data-dir {data} --listen 127.0.0.1:0 --tls-listen 127.0.0.1:0"
+    arguments += " --storage-port 0"
     output = tmp_path / "output"
     with output.open("w") as file:
         make = subprocess.Popen(

@@ -3,12 +3,13 @@
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from darkroom.api import disks, health, images, operations, reflection, snapshots
+from darkroom.api import disks, health, images, operations, reflection, snapshots, tls
 from darkroom.api.arrival import Alarms, RequestFirstExecutor, executor
 from darkroom.api.authentication import (
     Authenticator,
@@ -21,6 +22,7 @@ from darkroom.api.convert import OPERATION_TYPES, check_operation_types
 from darkroom.api.interceptors import Interceptors, unknown_method
 from darkroom.api.permissions import PERMISSIONS, check_table
 from darkroom.api.places import DiskTypeServicer, ZoneServicer
+from darkroom.api.tls import CertificateFiles
 from darkroom.config import Settings
 from darkroom.domain import errors
 from darkroom.operations.desk import Operations
@@ -100,6 +102,8 @@ class Server:
         desk: Operations,
         authenticator: Authenticator,
         authorizer: Authorizer,
+        listen: str,
+        credentials: grpc.ServerCredentials | None,
     ) -> None:
         places = settings.places
         services = {
@@ -144,7 +148,7 @@ class Server:
         self._add_health(interceptors)
         self._add_reflection(interceptors, [service.full_name for service in everything])
         self._server.add_generic_rpc_handlers([_UnknownMethods(interceptors)])
-        self.address = self._listen(settings.listen)
+        self.address = self._listen(listen, credentials)
 
     def _add(self, service: ServiceDescriptor, handlers: dict[str, Any]) -> None:
         name = service.full_name
@@ -176,9 +180,12 @@ class Server:
         handler: Any = grpc.stream_stream_rpc_method_handler(behaviour)
         self._add(reflection.SERVICE, {method.name: handler})
 
-    def _listen(self, address: str) -> str:
+    def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
         try:
-            port = self._server.add_insecure_port(address)
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             self.stop(0)
             raise OSError(f"{address} cannot be bound") from error
@@ -213,11 +220,28 @@ class Server:
 
 
 def build_server(settings: Settings, store: MetadataStore, desk: Operations) -> Server:
-    """The server under the settings, bound to its address but not started.
+    """The plaintext server under the settings, bound to its address but not started.
 
     Raises:
         OSError: the address cannot be bound.
         PermissionTableError, OperationTypeError, RuleError, ServicerError: the program
             contradicts itself; nothing may be served.
     """
-    return Server(settings, store, desk, NoAuthentication(), EverythingAllowed())
+    authenticator, authorizer = NoAuthentication(), EverythingAllowed()
+    return Server(settings, store, desk, authenticator, authorizer, settings.listen, None)
+
+
+def build_tls_server(
+    settings: Settings, store: MetadataStore, desk: Operations, files: CertificateFiles
+) -> Server:
+    """The same on the TLS listener. Raises `ValueError` too, if the files cannot be used."""
+    authenticator, authorizer = NoAuthentication(), EverythingAllowed()
+    listen, credentials = settings.tls_listen, tls.credentials(files)
+    return Server(settings, store, desk, authenticator, authorizer, listen, credentials)
+
+
+def certificate_files(settings: Settings) -> CertificateFiles:
+    """The files of the settings, or those made for development."""
+    if settings.tls_certificate:
+        return CertificateFiles(Path(settings.tls_certificate), Path(settings.tls_key))
+    return tls.development_files(settings.certificate_folder)

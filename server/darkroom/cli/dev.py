@@ -50,7 +50,7 @@ _STORAGE_PARTS = ("master", "volume", "filer", "admin")
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `dev` and `dev upload` to the command line."""
     parser = subparsers.add_parser("dev", help="run the development stack in the foreground")
-    config.add_arguments(parser, ("listen", "catalog"))
+    config.add_arguments(parser, ("listen", "tls_listen", "catalog"))
     add_data_dir(parser)
     parser.add_argument(
         "--storage-port",
@@ -118,8 +118,11 @@ def _run(
     ending.enter_context(only_stack(data_dir))
     ports = ending.enter_context(_free_ports())
     listen = _address(settings.listen, config.flag("listen"), ports)
+    tls_listen = settings.tls_listen
+    if tls_listen:
+        tls_listen = _address(tls_listen, config.flag("tls_listen"), ports)
     storage = _address(f"{_LOOPBACK}:{storage_port}", "--storage-port", ports)
-    stack = Stack.on(data_dir, listen, f"http://{storage}")
+    stack = Stack.on(data_dir, listen, tls_listen, f"http://{storage}")
     parts = {
         "the object storage": ending.enter_context(
             _object_storage(stack, data_dir / "object-storage", ports)
@@ -145,9 +148,13 @@ def _greeting(stack: Stack, data_dir: Path) -> str:
     service = "yandex.cloud.compute.v1.ImageService/Create"
     operations = "yandex.cloud.operation.OperationService/Get"
     request = """'{"folder_id": "home", "name": "first", "uri": "'"$URL"'"}'"""
+    tls = ""
+    if stack.tls_listen:
+        ca = config.Settings(data_dir=data_dir).certificate_folder / "ca.pem"
+        tls = f"  gRPC over TLS   {stack.tls_listen}  (authority: {ca})\n"
     return f"""
   gRPC            {stack.listen}  (plaintext, with reflection)
-  object storage  {stack.storage_url}/{BUCKET}  (S3)
+{tls}  object storage  {stack.storage_url}/{BUCKET}  (S3)
   data and logs   {data_dir}/  (serve.log, object-storage.log)
 
 In another terminal, for a disk image of yours:
@@ -245,6 +252,7 @@ def _part(
 @contextlib.contextmanager
 def _server(stack: Stack, data_dir: Path, settings: config.Settings) -> Iterator[_Part]:
     command = [sys.executable, "-m", "darkroom", "serve", "--data-dir", str(data_dir)]
+    command += ["--tls-listen", stack.tls_listen]
     command += ["--listen", stack.listen, "--source-allow", f"{stack.storage_url}/"]
     command += ["--catalog", settings.catalog or str(CATALOG)]
     stop_seconds = settings.grace_seconds + _SERVE_STOP_SECONDS

@@ -9,10 +9,12 @@ import threading
 
 from darkroom import config, wiring
 from darkroom.api import catalog_file
-from darkroom.api.server import build_server
+from darkroom.api.server import Server, build_server, build_tls_server, certificate_files
 from darkroom.cli.command import Subparsers
+from darkroom.config import Settings
 from darkroom.domain.errors import Failure
 from darkroom.operations import catalog
+from darkroom.operations.desk import Operations
 from darkroom.telemetry import logs
 from darkroom.worker.supervisor import Supervisor
 
@@ -43,9 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"darkroom: cannot start: {error}", file=sys.stderr)
         return 1
     try:
-        server = build_server(settings, deployment.store, operations)
-    except OSError as error:
-        print(f"darkroom: cannot listen on {settings.listen}: {error}", file=sys.stderr)
+        servers = _servers(settings, deployment, operations)
+    except (OSError, ValueError) as error:
+        print(f"darkroom: cannot listen: {error}", file=sys.stderr)
         return 1
     supervisor = Supervisor(
         settings.workers,
@@ -54,17 +56,42 @@ def run(arguments: argparse.Namespace) -> int:
         silence_seconds=settings.lease_seconds,
         died=deployment.store.put_back_all,
     )
-    server.start()
+    for server in servers.values():
+        server.start()
     supervisor.start()
-    server.set_serving(True)
-    log.info("serving", extra={"fields": {"listen": server.address, "pid": os.getpid()}})
+    for server in servers.values():
+        server.set_serving(True)
+    addresses = {name: server.address for name, server in servers.items()}
+    log.info("serving", extra={"fields": {**addresses, "pid": os.getpid()}})
     stop.wait()
     log.info("draining")
-    server.set_serving(False)
-    supervisor_stop = threading.Thread(target=supervisor.stop, args=(settings.grace_seconds,))
-    supervisor_stop.start()
-    server.stop(settings.grace_seconds)
-    supervisor_stop.join()
+    for server in servers.values():
+        server.set_serving(False)
+    grace_seconds = settings.grace_seconds
+    parts = [supervisor.stop, *(server.stop for server in servers.values())]
+    ending = [threading.Thread(target=part, args=(grace_seconds,)) for part in parts]
+    for thread in ending:
+        thread.start()
+    for thread in ending:
+        thread.join()
     deployment.close()
     log.info("stopped")
     return 0
+
+
+def _servers(
+    settings: Settings, deployment: wiring.Deployment, operations: Operations
+) -> dict[str, Server]:
+    """A server per listener, bound. Raises `OSError`, or `ValueError` for a bad certificate."""
+    servers = {"listen": build_server(settings, deployment.store, operations)}
+    if settings.tls_listen:
+        try:
+            files = certificate_files(settings)
+            tls_server = build_tls_server(settings, deployment.store, operations, files)
+        except (OSError, ValueError):
+            servers["listen"].stop(0)
+            raise
+        servers["tls_listen"] = tls_server
+        if files.ca is not None:
+            log.info("clients must trust", extra={"fields": {"ca_file": str(files.ca.resolve())}})
+    return servers
