@@ -27,7 +27,10 @@ def _setting(default: Any, help_text: str, parse: Callable[[str], Any] = str) ->
 
 def _whole_number(minimum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"must be a whole number, at least {minimum}") from None
         if value < minimum:
             raise ValueError(f"must be at least {minimum}")
         return value
@@ -37,7 +40,10 @@ def _whole_number(minimum: int) -> Callable[[str], int]:
 
 def _seconds(minimum: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        value = float(text)
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
         if not minimum <= value < math.inf:
             raise ValueError(f"must be a number of seconds, at least {minimum}")
         return value

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from installation import Installation, installation, until
@@ -36,6 +37,46 @@ def test_migrate_brings_a_new_database_up_and_refuses_one_from_the_future(tmp_pa
     assert second.returncode == 1
     assert "run a newer Darkroom" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["serve"], ["work"], ["migrate"], ["image", "export", "id", "out.qcow2"]]
+)
+@pytest.mark.parametrize("fault", ["not a database", "database is a folder", "no folder"])
+def test_a_database_that_cannot_be_used_is_named_without_a_traceback(
+    tmp_path: Path, command: list[str], fault: str
+) -> None:
+    file = tmp_path / "metadata.sqlite"
+    match fault:
+        case "not a database":
+            file.write_bytes(b"\x7f" * 8192)
+        case "database is a folder":
+            file.mkdir()
+        case "no folder":
+            file = tmp_path / "file" / "metadata.sqlite"
+            file.parent.write_bytes(b"")
+    refused = darkroom_command(*command, "--data-dir", str(file.parent))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("darkroom: ") and refused.stderr.count("\n") == 1
+    assert str(file.parent) in refused.stderr
+
+
+def test_export_from_a_mistyped_folder_makes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "mistyped"
+    refused = darkroom_command(
+        "image", "export", "--data-dir", str(folder), "id", str(tmp_path / "out.qcow2")
+    )
+    assert refused.returncode == 1
+    assert "metadata.sqlite does not exist" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("port", ["-5", "99999", "s3"])
+def test_a_storage_port_that_is_none_is_refused_at_once(tmp_path: Path, port: str) -> None:
+    refused = darkroom_command("dev", "--data-dir", str(tmp_path / "dev"), f"--storage-port={port}")
+    assert refused.returncode == 2
+    assert "--storage-port: must be 0 to 65535" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_of_its_own_works_for_a_server_without_one(

@@ -46,11 +46,11 @@ def test_old_keys_still_open_and_the_first_one_seals() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "\n", "short\n", "%%%\n", base64.b64encode(b"x" * 31).decode()]
+    "text", ["", "\n", "short\n", "%%%\n", "\xff\xfe", base64.b64encode(b"x" * 31).decode()]
 )
 def test_a_file_that_is_no_key_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "secret.key"
-    path.write_text(text, encoding="ascii")
-    with pytest.raises(ValueError, match="key"):
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match="the secret key file"):
         Keyring.load_or_create(path)
-    assert path.read_text(encoding="ascii") == text
+    assert path.read_text(encoding="latin-1") == text

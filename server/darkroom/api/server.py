@@ -188,7 +188,9 @@ class Server:
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             self.stop(0)
-            raise OSError(f"{address} cannot be bound") from error
+            raise OSError(
+                f"{address} cannot be bound: it is in use or no address of this machine"
+            ) from error
         return f"{address.rpartition(':')[0]}:{port}"
 
     def start(self) -> None:

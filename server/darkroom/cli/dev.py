@@ -54,7 +54,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     add_data_dir(parser)
     parser.add_argument(
         "--storage-port",
-        type=int,
+        type=_port,
         default=STORAGE_PORT,
         metavar="PORT",
         help="port of the object storage; 0 picks one [default: %(default)s]",
@@ -66,6 +66,12 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     # Without a default of its own, which would replace what stands before `upload`.
     add_data_dir(upload, default=argparse.SUPPRESS)
     upload.set_defaults(run=run_upload)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError("must be 0 to 65535")
+    return int(text)
 
 
 def add_data_dir(parser: argparse.ArgumentParser, default: object = DATA_DIR) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from darkroom.config import SettingError
+from darkroom.domain.errors import Failure
 from darkroom.storage.port import SchemaMismatch
 
 _COMMANDS = ("serve", "work", "migrate", "wait", "image", "dev", "demo")
@@ -25,7 +26,7 @@ def parser(commands: Sequence[str] = _COMMANDS) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 2 for a bad setting, 1 for a bad schema."""
+    """Run one command; returns the exit status: 2 for a bad setting, 1 for what is in its way."""
     given = sys.argv[1:] if arguments is None else arguments
     # Only the module of the command that runs: a worker needs no gRPC, and starts without it.
     commands = given[:1] if given and given[0] in _COMMANDS else _COMMANDS
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingError as error:
         print(f"darkroom: {error}", file=sys.stderr)
         return 2
-    except SchemaMismatch as error:
+    except (OSError, Failure, SchemaMismatch) as error:
         print(f"darkroom: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Migrate and print the version."""
+    """Migrate and print the version. Raises `OSError` if the database cannot be used."""
     store = wiring.open_store(config.load(arguments))
     try:
         print(f"schema version {store.migrate()}")

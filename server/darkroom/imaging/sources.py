@@ -116,7 +116,7 @@ def _parse(url: str) -> _Parsed:
     if len(url) > _MAX_URL_LENGTH:
         raise ValueError(f"it is longer than {_MAX_URL_LENGTH} characters")
     if not url.isascii():
-        raise ValueError("it must be ASCII: write an international host name as xn--...")
+        raise ValueError("it must be ASCII: a host name as xn--..., other letters as %XX")
     if any(char <= " " or char == "\x7f" for char in url):
         raise ValueError("it holds a space or a control character")
     if "\\" in url:

@@ -114,7 +114,10 @@ class MetadataStore(Protocol):
     """
 
     def migrate(self) -> int:
-        """Bring the schema up to date; return its version. Safe to run at once from many."""
+        """Bring the schema up to date; return its version. Safe to run at once from many.
+
+        Raises `OSError` if the database cannot be used, and like `check_schema`.
+        """
 
     def check_schema(self) -> None:
         """Raise `SchemaMismatch` unless the schema is the one this program understands."""

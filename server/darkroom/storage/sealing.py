@@ -40,6 +40,8 @@ class Keyring:
             text = path.read_text(encoding="ascii")
         except FileNotFoundError:
             text = _create(path)
+        except UnicodeDecodeError:
+            raise ValueError("the secret key file is not text: one base64 key a line") from None
         keys = []
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip():

@@ -61,6 +61,15 @@ def _translated() -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """What keeps a database from being opened at all is a fault of its file, so an `OSError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OSError(f"the database {path} cannot be used: {error}") from error
+
+
 class _Change:
     """A change on its way to the file, and what became of it."""
 
@@ -101,7 +110,8 @@ class SqliteStore:
         if not path.exists():
             # The file holds sealed secrets and names of resources: nobody else reads it.
             path.touch(mode=0o600)
-        self._writer = self._connect()
+        with _opening(path):
+            self._writer = self._connect()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -126,7 +136,7 @@ class SqliteStore:
     # --- schema -----------------------------------------------------------------------------------
 
     def migrate(self) -> int:
-        with self._locked(), _translated():
+        with self._locked(), _opening(self._path), _translated():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 (version,) = self._writer.execute("PRAGMA user_version").fetchone()
@@ -146,7 +156,8 @@ class SqliteStore:
         return migrations.latest()
 
     def check_schema(self) -> None:
-        ((version,),) = self._read("PRAGMA user_version", ())
+        with _opening(self._path):
+            ((version,),) = self._read("PRAGMA user_version", ())
         if version != migrations.latest():
             raise SchemaMismatch(migrations.mismatch(version))
 
