@@ -1,6 +1,7 @@
 """What only the SQLite adapter promises."""
 
 import contextlib
+import resource
 import sqlite3
 import stat
 from pathlib import Path
@@ -34,10 +35,30 @@ def test_a_blocked_writer_is_told_to_come_back_and_readers_go_on(tmp_path: Path)
     assert refused.value.code is Code.UNAVAILABLE
     assert refused.value.retry_after_seconds
     assert not store.writable()
-    assert store.get_image(image.id) == image
+    assert store.get(Image, image.id) == image
     blocker.execute("ROLLBACK")
     insert_image(store)
     blocker.close()
+    store.close()
+
+
+def test_a_write_that_the_system_refuses_may_be_repeated(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "metadata.sqlite")
+    store.migrate()
+    image = insert_image(store)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # What a used-up quota does, too: an error of the write other than a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(Failure) as refused:
+            insert_image(store)
+        assert store.get(Image, image.id) == image
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refused.value.code is Code.UNAVAILABLE
+    assert refused.value.retry_after_seconds
+    assert str(tmp_path) not in refused.value.message
+    insert_image(store)
     store.close()
 
 

@@ -40,6 +40,8 @@ _IDS_PER_STATEMENT = 500
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _FULL = (sqlite3.SQLITE_FULL,)
+_OUT_OF_REACH = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+"""A quota that is used up, a disk that fails or was remounted read-only."""
 
 
 def _primary_code(error: sqlite3.Error) -> int:
@@ -58,6 +60,10 @@ def _translated() -> Iterator[None]:
         if code in _FULL:
             log.error("database disk full")
             raise errors.store_full() from error
+        if code in _OUT_OF_REACH:
+            fields = {"problem": error.sqlite_errorname}
+            log.error("database out of reach", extra={"fields": fields})
+            raise errors.store_busy() from error
         raise
 
 
@@ -67,6 +73,8 @@ def _opening(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if _primary_code(error) in (*_BUSY, *_FULL):
+            raise
         raise OSError(f"the database {path} cannot be used: {error}") from error
 
 
@@ -136,7 +144,7 @@ class SqliteStore:
     # --- schema -----------------------------------------------------------------------------------
 
     def migrate(self) -> int:
-        with self._locked(), _opening(self._path), _translated():
+        with self._locked(), _translated(), _opening(self._path):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 (version,) = self._writer.execute("PRAGMA user_version").fetchone()
@@ -145,7 +153,7 @@ class SqliteStore:
                         self._writer.execute(statement)
                     self._writer.execute(f"PRAGMA user_version = {number}")
                     log.info("schema migrated", extra={"fields": {"version": number}})
-                if version != migrations.latest():
+                if version < migrations.latest():
                     for statement in statistics.statements():
                         self._writer.execute(statement)
                 self._writer.execute("COMMIT")
@@ -205,7 +213,7 @@ class SqliteStore:
             else:
                 raise errors.store_busy()
         try:
-            if not waiting.ended:
+            while not waiting.ended:  # a long queue takes more than one batch
                 self._commit_waiting()
         finally:
             self._write_lock.release()
@@ -294,13 +302,6 @@ class SqliteStore:
     ) -> list[Operation]:
         found = self._read(rows.OPERATIONS_OF_RESOURCE, (resource_id, *after, limit))
         return [rows.operation_from_row(row) for row in found]
-
-    # What the API reads until it asks for kinds.
-    def get_image(self, image_id: str) -> Image | None:
-        return self.get(Image, image_id)
-
-    def list_images(self, folder_id: str, after_id: str, limit: int) -> list[Image]:
-        return self.find(Image, Query(folder_id, after=(after_id,) if after_id else ()), limit)
 
     def get_operation(self, operation_id: str) -> Operation | None:
         found = self._read(rows.OPERATION_BY_ID, (operation_id,))
