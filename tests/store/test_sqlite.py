@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.domain.errors import Code, Failure
+from darkroom.domain.image import Image
 from darkroom.domain.query import Query, parse_filter, parse_order
 from darkroom.storage import migrations
 from darkroom.storage.listing import SQLITE_LABEL, list_sql
