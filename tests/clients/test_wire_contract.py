@@ -26,6 +26,7 @@ NAMES = sorted(path.relative_to(PROTOS).as_posix() for path in PROTOS.rglob("*.p
 DUMP = Path(__file__).with_name("dump_descriptors.py")
 
 IMAGE_SERVICE = "yandex/cloud/compute/v1/image_service.proto"
+FOLDER_SERVICE = "yandex/cloud/resourcemanager/v1/folder_service.proto"
 OPERATION_SERVICE = "yandex/cloud/operation/operation_service.proto"
 CANCEL = "yandex.cloud.operation.OperationService.Cancel"
 
@@ -58,8 +59,8 @@ def ours(name: str) -> File:
 def elements(file: File) -> dict[str, str]:
     """Everything in a file that clients depend on, by its kind and full name.
 
-    Validation options are left out: the official package has dropped them from compute. So are the
-    imports, which only those options need.
+    The validation options of compute are left out: the official package has dropped them there. So
+    are the imports, which only those options need.
     """
     found: dict[str, str] = {}
     found[f"file {file.name}"] = f"{file.syntax} {file.package} {text(file.options)}"
@@ -81,10 +82,11 @@ def message_elements(scope: str, message: descriptor_pb2.DescriptorProto) -> dic
     """A message, its fields, its oneofs and whatever is declared inside it."""
     full_name = f"{scope}.{message.name}"
     found: dict[str, str] = {}
+    with_validation = not scope.startswith("yandex.cloud.compute.")
     for field in message.field:
-        found[f"field {full_name}.{field.name}"] = text(field)
+        found[f"field {full_name}.{field.name}"] = text(field, with_validation)
     for oneof in message.oneof_decl:
-        found[f"oneof {full_name}.{oneof.name}"] = text(oneof)
+        found[f"oneof {full_name}.{oneof.name}"] = text(oneof, with_validation)
     for inner in message.nested_type:
         found |= message_elements(full_name, inner)
     for enum in message.enum_type:
@@ -119,11 +121,12 @@ VALIDATION = {
 }
 
 
-def text(described: Message) -> str:
-    """Everything that a descriptor says, validation aside, in an order of its own."""
+def text(described: Message, with_validation: bool = True) -> str:
+    """Everything that a descriptor says, with or without validation, in an order of its own."""
     stripped = type(described).FromString(described.SerializeToString())
     options = getattr(stripped, "options", None)
-    if isinstance(options, descriptor_pb2.FieldOptions | descriptor_pb2.OneofOptions):
+    judged = (descriptor_pb2.FieldOptions, descriptor_pb2.OneofOptions)
+    if isinstance(options, judged) and not with_validation:
         for name in VALIDATION[type(options)]:
             options.ClearExtension(getattr(validation_pb2, name))
     if isinstance(options, Message) and not options.ByteSize():
@@ -148,18 +151,18 @@ def test_file_is_wire_identical(name: str, official: dict[str, File]) -> None:
 def test_every_kind_of_element_is_compared(official: dict[str, File]) -> None:
     kinds = [element.split()[0] for name in NAMES for element in elements(official[name])]
     counts = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-    # Map entries are messages of two fields each: labels of images, disks, snapshots (three each),
-    # of a schedule and of its snapshots, and policy parameters.
-    maps = 3 * 3 + 2 + 1
+    # Map entries are messages of two fields each: labels of images, disks, snapshots, clouds and
+    # folders (three each), of a schedule and of its snapshots, and policy parameters.
+    maps = 5 * 3 + 2 + 1
     assert counts == {
-        "enum": 8,
+        "enum": 9,
         "extension": 10,
-        "field": 278 + 2 * maps,
-        "file": 19,
-        "message": 94 + maps,
-        "method": 37,
-        "oneof": 6,
-        "service": 6,
+        "field": 363 + 2 * maps,
+        "file": 26,
+        "message": 127 + maps,
+        "method": 68,
+        "oneof": 7,
+        "service": 10,
     }
 
 
@@ -248,6 +251,13 @@ def test_comparison_notices_an_enum_value() -> None:
     assert elements(changed) != elements(ours(changed.name))
 
 
+def test_comparison_notices_a_limit() -> None:
+    changed = ours(FOLDER_SERVICE)
+    options = request(changed, "CreateFolderRequest").field[2].options
+    options.Extensions[validation_pb2.length] = "<=257"
+    assert elements(changed) != elements(ours(FOLDER_SERVICE))
+
+
 # --- side by side ---------------------------------------------------------------------------------
 
 
@@ -329,6 +339,10 @@ def test_requirements_agree(shared: Path) -> None:
             "darkroom_pb.yandex.cloud.compute.v1.disk_type_service_pb2_grpc",
             "darkroom_pb.yandex.cloud.compute.v1.snapshot_service_pb2_grpc",
             "darkroom_pb.yandex.cloud.compute.v1.zone_service_pb2_grpc",
+            "darkroom_pb.yandex.cloud.endpoint.api_endpoint_service_pb2_grpc",
+            "darkroom_pb.yandex.cloud.iam.v1.iam_token_service_pb2_grpc",
+            "darkroom_pb.yandex.cloud.resourcemanager.v1.cloud_service_pb2_grpc",
+            "darkroom_pb.yandex.cloud.resourcemanager.v1.folder_service_pb2_grpc",
             "darkroom_pb.yandex.cloud.operation.operation_service_pb2_grpc",
             "darkroom_pb.yandex.cloud.quota.quota_pb2",
             "darkroom.cli.main",

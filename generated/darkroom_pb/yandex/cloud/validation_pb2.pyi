@@ -66,7 +66,9 @@ required: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions
 pattern: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.str]
 """A regular expression that the whole string must match, from its first character to its last."""
 value: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.str]
-"""Bounds of a number."""
+"""Bounds of a number. Of a google.protobuf.Timestamp: the first and the last moment in UTC, both
+as YYYYMMDDThhmmss.nnnnnnnnn, with "-" between.
+"""
 size: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.str]
 """Bounds of the number of elements or of map entries."""
 length: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.str]

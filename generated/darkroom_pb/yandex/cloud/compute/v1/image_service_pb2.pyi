@@ -90,11 +90,13 @@ class ListImagesRequest(_message.Message):
     must be what they were then. Empty: the first page.
     """
     filter: _builtins.str
-    """Which of the images to list, by name, for instance: name = "web-1". At most 1000 characters.
-    Empty: all of them.
+    """Which of the images to list: conditions on id, name, family, status, created_at or labels.KEY,
+    joined by AND, for instance: name = "web-1". At most 1000 characters. Empty: all of them.
     """
     order_by: _builtins.str
-    """In which order, for instance: createdAt desc. At most 100 characters. Empty: id asc."""
+    """In which order: id, name or createdAt, each with asc or desc after it or neither, separated by
+    commas; for instance: createdAt desc. At most 100 characters. Empty: id asc.
+    """
     def __init__(
         self,
         *,

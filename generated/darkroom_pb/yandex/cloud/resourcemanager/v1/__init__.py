@@ -1,0 +1,1 @@
+"""Made from the .proto files by `make generate`; changes here are lost."""
