@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from darkroom.domain.places import DEFAULT_ZONES, DISK_TYPE_DESCRIPTIONS, Places
+from darkroom.domain.places import DEFAULT_ZONES, DISK_TYPE_DESCRIPTIONS, Folders, Places
 from darkroom.imaging.sources import SourceEndpoint, parse_endpoint
 
 PUBLIC_OBJECT_STORAGE = "https://storage.yandexcloud.net/"
@@ -154,6 +154,14 @@ class Settings:
         "Import even where the kernel offers neither user namespaces nor Landlock. Dangerous.",
         _flag,
     )
+    cloud_id: str = _setting(
+        "b1gdarkroom000000000", "Id of the one cloud that clients find when they look for clouds."
+    )
+    folder: tuple[str, ...] = _setting(
+        ("b1gdefault0000000000=default",),
+        "ID=NAME of a folder that clients find when they look for folders. Any other id is a "
+        "folder too. Repeatable; naming one replaces the default.",
+    )
     zone: tuple[str, ...] = _setting(
         DEFAULT_ZONES, "Zone that disks can be in. Repeatable; naming one replaces the default."
     )
@@ -219,6 +227,14 @@ class Settings:
     def secret_key_path(self) -> Path:
         return Path(self.secret_key_file) if self.secret_key_file else self.data_dir / "secret.key"
 
+    def folders(self) -> Folders:
+        """The cloud and its folders. Raises `SettingError`."""
+        pairs = [each.partition("=") for each in self.folder]
+        for folder_id, equals, name in pairs:
+            if not (folder_id and equals and name):
+                raise SettingError("folder: must be ID=NAME")
+        return Folders(self.cloud_id, {folder_id: name for folder_id, _, name in pairs})
+
     @property
     def places(self) -> Places:
         """Zones and disk types."""
@@ -258,6 +274,14 @@ def variable(name: str) -> str:
     return "DARKROOM_" + name.upper()
 
 
+def _metavar(name: str) -> str:
+    if name == "source_allow":
+        return "URL"
+    if isinstance(_BY_NAME[name].default, bool):
+        return "BOOLEAN"
+    return name.rpartition("_")[2].upper()
+
+
 def add_arguments(parser: argparse.ArgumentParser, names: Sequence[str] = ()) -> None:
     """Add the flags of all settings, or of the named ones, to a command."""
     for name, setting in _BY_NAME.items():
@@ -271,7 +295,10 @@ def add_arguments(parser: argparse.ArgumentParser, names: Sequence[str] = ()) ->
             dest=name,
             action="append" if repeatable else "store",
             help=help_text.replace("%", "%%"),
-            metavar="URL" if name == "source_allow" else name.rpartition("_")[2].upper(),
+            metavar=_metavar(name),
+            # A switch needs no value; whoever writes scripts may give one.
+            nargs="?" if isinstance(setting.default, bool) else None,
+            const="true" if isinstance(setting.default, bool) else None,
         )
 
 
@@ -296,6 +323,7 @@ def load(
             raise SettingError(f"{origin}: {error}") from error
     settings = Settings(**values)
     settings.source_endpoints()
+    settings.folders()
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingError("tls_certificate and tls_key: give both or neither")
     return settings

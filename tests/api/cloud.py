@@ -16,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from darkroom import wiring
 from darkroom.api.server import build_server
+from darkroom.api.tokens import Tokens
 from darkroom.config import Settings
 from darkroom.domain.content import Content
 from darkroom.domain.ids import new_id
@@ -183,7 +184,12 @@ def in_process(folder: Path, **settings: Any) -> Iterator[Cloud]:
         Settings(data_dir=folder / "data", listen="127.0.0.1:0", **settings)
     )
     deployment.store.migrate()
-    server = build_server(deployment.settings, deployment.store, wiring.operations(deployment))
+    server = build_server(
+        deployment.settings,
+        deployment.store,
+        wiring.operations(deployment),
+        Tokens(deployment.keyring.sign, deployment.keyring.verify),
+    )
     server.start()
     try:
         with grpc.insecure_channel(server.address) as channel:

@@ -10,10 +10,12 @@ import pytest
 
 from api.client import Client
 from darkroom.api.server import Server, build_server
+from darkroom.api.tokens import Tokens
 from darkroom.config import Settings
 from darkroom.domain.operation import IMAGE_CREATE
 from darkroom.operations.desk import Operations
 from darkroom.operations.image_create import ImageCreateEnding
+from darkroom.storage.sealing import Keyring
 from darkroom.storage.sqlite import SqliteStore
 from darkroom.telemetry import logs
 
@@ -65,7 +67,10 @@ def start(store: SqliteStore, lines: LogLines) -> Iterator[Starter]:
         desk = Operations(
             store, {IMAGE_CREATE: ImageCreateEnding()}, lambda _operation_id, _secret: "sealed"
         )
-        server = build_server(Settings(**{"listen": "127.0.0.1:0", **settings}), store, desk)
+        keyring = Keyring([bytes(32)])
+        tokens = Tokens(keyring.sign, keyring.verify)
+        chosen = Settings(**{"listen": "127.0.0.1:0", **settings})
+        server = build_server(chosen, store, desk, tokens)
         started.append(server)
         server.start()
         server.set_serving(True)

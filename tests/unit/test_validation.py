@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from darkroom.api import reflection  # noqa: F401  registers health and reflection
 from darkroom.api.validation import REQUIRED, Report, Validator, has_presence, is_map
@@ -84,6 +85,11 @@ PATTERNS = {
         ["a", "a0", "a-b", "a" * 63],
         ["a" * 64, "-a", "a-", "0a", "A", "a_b", "a\n"],
     ),
+    "[a-z]([-a-z0-9]{0,61}[a-z0-9])?": (
+        ["a", "a0", "a-b", "a" * 63],
+        ["", "a" * 64, "-a", "a-", "0a", "A", "a_b", "a\n"],
+    ),
+    "[-_0-9a-z]*": (["", "-_09az"], ["A", "a b", "a\n", ".", "\u00e4"]),
     "|[a-z][-a-z0-9]{1,61}[a-z0-9]": (
         ["abc", "a-0", "a" * 63],
         ["ab", "a", "a" * 64, "ab-", "-ab", "0ab", "a_b", "abc\n"],
@@ -242,7 +248,25 @@ def pattern_cases(field: FieldDescriptor) -> Iterator[Case]:
         )
 
 
+def time_cases(field: FieldDescriptor) -> Iterator[Case]:
+    """The only interval of times there is: from the epoch to the end of 2105."""
+    assert option(field, "value") == "19700101T000000.000000000-21051231T235959.999999999"
+    end_seconds = 4_291_747_199
+    for seconds, nanos, fits in (
+        (0, 0, True),
+        (end_seconds, 999_999_999, True),
+        (-1, 999_999_999, False),
+        (end_seconds + 1, 0, False),
+    ):
+        moment = Timestamp(seconds=seconds, nanos=nanos)
+        message = with_value(field, moment)
+        yield Case(f"{seconds} s {nanos} ns", message, None if fits else field.name)
+
+
 def value_cases(field: FieldDescriptor) -> Iterator[Case]:
+    if field.message_type is not None:
+        yield from time_cases(field)
+        return
     low, high = limits(option(field, "value"))
     path = element_path(field)
     if high is not None:

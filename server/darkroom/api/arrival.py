@@ -231,3 +231,15 @@ def executor(threads: int, alarms: Alarms, name: str) -> ThreadPoolExecutor:
         return RequestFirstExecutor(threads, alarms, name)
     log.warning("calls without a request hold threads", extra={"fields": {"grpcio": reason}})
     return ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+
+def authority(context: Any) -> str:
+    """HOST:PORT as the caller wrote it, empty where grpcio does not tell.
+
+    It only tells of methods that are not registered with its core.
+    """
+    try:
+        host = context._rpc_event.call_details.host
+    except AttributeError:
+        return ""
+    return host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)

@@ -23,6 +23,27 @@ def _of(noun: str, plural: str) -> dict[str, str]:
     }
 
 
+def _manager(noun: str, plural: str) -> dict[str, str]:
+    """The methods of clouds and folders, most of which are not offered here."""
+    service, right = f"/yandex.cloud.resourcemanager.v1.{noun}Service", f"resource-manager.{plural}"
+    methods = {
+        "Get": "get",
+        "List": "list",
+        "Create": "create",
+        "Update": "update",
+        "Delete": "delete",
+        "ListOperations": "get",
+        "ListAccessBindings": "listAccessBindings",
+        "SetAccessBindings": "setAccessBindings",
+        "UpdateAccessBindings": "updateAccessBindings",
+        "ListAccessPolicyBindings": "listAccessPolicyBindings",
+        "BindAccessPolicy": "bindAccessPolicy",
+        "UnbindAccessPolicy": "unbindAccessPolicy",
+        "UpdateAccessPolicyBindingParameters": "updateAccessPolicyBindingParameters",
+    }
+    return {f"{service}/{method}": f"{right}.{verb}" for method, verb in methods.items()}
+
+
 PERMISSIONS: dict[str, str] = {
     **_of("Image", "images"),
     "/yandex.cloud.compute.v1.ImageService/GetLatestByFamily": "compute.images.get",
@@ -37,6 +58,13 @@ PERMISSIONS: dict[str, str] = {
     "/yandex.cloud.compute.v1.DiskTypeService/List": "compute.diskTypes.list",
     "/yandex.cloud.operation.OperationService/Get": "compute.operations.get",
     "/yandex.cloud.operation.OperationService/Cancel": "compute.operations.cancel",
+    "/yandex.cloud.endpoint.ApiEndpointService/Get": PUBLIC,
+    "/yandex.cloud.endpoint.ApiEndpointService/List": PUBLIC,
+    "/yandex.cloud.iam.v1.IamTokenService/Create": PUBLIC,
+    "/yandex.cloud.iam.v1.IamTokenService/CreateForServiceAccount": "iam.serviceAccounts.useToken",
+    "/yandex.cloud.iam.v1.IamTokenService/Revoke": "iam.tokens.revoke",
+    **_manager("Cloud", "clouds"),
+    **_manager("Folder", "folders"),
     "/grpc.health.v1.Health/Check": PUBLIC,
     "/grpc.health.v1.Health/Watch": PUBLIC,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": PUBLIC,

@@ -15,6 +15,7 @@ Rules of messages inside a request are enforced wherever the message occurs, in 
 fields and in values of maps too.
 """
 
+import datetime
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -173,6 +174,25 @@ def _judge_number(text: str) -> Judge:
     return judge
 
 
+def _judge_time(text: str) -> Judge:
+    """For a Timestamp: an interval such as 19700101T000000.000000000-21051231T235959.999999999."""
+    found = re.fullmatch(r"(\d{8}T\d{6})\.(\d{9})-(\d{8}T\d{6})\.(\d{9})", text)
+    if found is None:
+        raise RuleError(f'"{text}" is not an interval of times')
+
+    def moment(whole: str, nanos: str) -> tuple[int, int]:
+        parsed = datetime.datetime.strptime(f"{whole}Z", "%Y%m%dT%H%M%S%z")
+        return int(parsed.timestamp()), int(nanos)
+
+    low, high = moment(found[1], found[2]), moment(found[3], found[4])
+
+    def judge(value: Any, path: str, report: Report) -> None:
+        if not low <= (value.seconds, value.nanos) <= high:
+            report.append(FieldViolation(path, f"must be within {text}"))
+
+    return judge
+
+
 def _judge_length(text: str, unit: str, measure: Callable[[Any], int]) -> Judge:
     bounds = Bounds.parse(text)
     low, high = bounds.low or 0, bounds.high
@@ -199,6 +219,11 @@ def _utf8_length(value: str | bytes) -> int:
     return len(value if isinstance(value, bytes) else value.encode())
 
 
+def _is_time(field: FieldDescriptor) -> bool:
+    message = field.message_type
+    return message is not None and message.full_name == "google.protobuf.Timestamp"
+
+
 def _value_judges(field: FieldDescriptor, rules: Rules) -> list[Judge]:
     """What judges one value of the field's type by the rules that are about values."""
     judges: list[Judge] = []
@@ -208,6 +233,8 @@ def _value_judges(field: FieldDescriptor, rules: Rules) -> list[Judge]:
         ("bytes", _TEXTS),
         ("value", _NUMBERS),
     ):
+        if rule == "value" and _is_time(field):
+            continue
         if getattr(rules, rule) and field.type not in types:
             raise RuleError(f"({rule}) means nothing for this type of field")
     if rules.length:
@@ -217,7 +244,7 @@ def _value_judges(field: FieldDescriptor, rules: Rules) -> list[Judge]:
     if rules.pattern:
         judges.append(_judge_pattern(rules.pattern))
     if rules.value:
-        judges.append(_judge_number(rules.value))
+        judges.append((_judge_time if _is_time(field) else _judge_number)(rules.value))
     if field.enum_type is not None:
         judges.append(_judge_enum(field.enum_type))
     return judges

@@ -10,6 +10,7 @@ import threading
 from darkroom import config, wiring
 from darkroom.api import catalog_file
 from darkroom.api.server import Server, build_server, build_tls_server, certificate_files
+from darkroom.api.tokens import Tokens
 from darkroom.cli.command import Subparsers
 from darkroom.config import Settings
 from darkroom.domain.errors import Failure
@@ -83,11 +84,13 @@ def _servers(
     settings: Settings, deployment: wiring.Deployment, operations: Operations
 ) -> dict[str, Server]:
     """A server per listener, bound. Raises `OSError`, or `ValueError` for a bad certificate."""
-    servers = {"listen": build_server(settings, deployment.store, operations)}
+    keyring = deployment.keyring
+    parts = (deployment.store, operations, Tokens(keyring.sign, keyring.verify))
+    servers = {"listen": build_server(settings, *parts)}
     if settings.tls_listen:
         try:
             files = certificate_files(settings)
-            tls_server = build_tls_server(settings, deployment.store, operations, files)
+            tls_server = build_tls_server(settings, *parts, files)
         except (OSError, ValueError):
             servers["listen"].stop(0)
             raise

@@ -35,3 +35,11 @@ def region_of(zone_id: str) -> str:
 def disk_id_prefix(zone_id: str) -> str:
     """What ids of disks in the zone begin with (FACTS 3.1)."""
     return _DISK_ID_PREFIXES.get(zone_id, "fhm")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The one cloud of an installation and the names of its folders, by id."""
+
+    cloud_id: str
+    names: dict[str, str]

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 from pathlib import Path
 
@@ -28,6 +29,8 @@ class Keyring:
         if not keys:
             raise ValueError("the secret key file holds no key")
         self._ciphers = {_fingerprint(key): AESGCM(key) for key in keys}
+        # Keys of another purpose are derived, so that no key serves two.
+        self._signing_keys = [hmac.digest(key, b"token signature", "sha256") for key in keys]
         self._current = _fingerprint(keys[0])
 
     @classmethod
@@ -73,6 +76,17 @@ class Keyring:
         except InvalidTag:
             raise KeyUnknown(fingerprint) from None
         return opened.decode()
+
+    def sign(self, text: bytes) -> bytes:
+        """64 bytes that only a holder of the key file can make for the text."""
+        return hmac.digest(self._signing_keys[0], text, "sha512")
+
+    def verify(self, text: bytes, signature: bytes) -> bool:
+        """Whether `signature` was made by `sign` with one of the keys."""
+        return any(
+            hmac.compare_digest(hmac.digest(key, text, "sha512"), signature)
+            for key in self._signing_keys
+        )
 
 
 def _fingerprint(key: bytes) -> str:
