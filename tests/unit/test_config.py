@@ -37,6 +37,18 @@ def test_a_repeatable_setting_replaces_its_default() -> None:
     assert load(parse(), variable).source_allow == (first, second)
 
 
+def test_a_switch_needs_no_value() -> None:
+    assert load(parse("--allow-unconfined-conversion"), {}).allow_unconfined_conversion
+    off = parse("--allow-unconfined-conversion", "false")
+    switched_on = {"DARKROOM_ALLOW_UNCONFINED_CONVERSION": "true"}
+    assert not load(off, switched_on).allow_unconfined_conversion
+
+
+def test_a_whole_number_is_asked_for_in_words() -> None:
+    with pytest.raises(SettingError, match="--workers: must be a whole number, at least 0"):
+        load(parse("--workers", "many"), {})
+
+
 def test_settings_survive_the_way_through_the_environment() -> None:
     settings = load(
         parse("--source-allow", "http://127.0.0.1:1/", "--workers", "0", "--lease-seconds", "2.5"),
