@@ -166,7 +166,6 @@ def test_an_unknown_exception_is_logged_whole_and_answered_with_one_sentence(
         raise RuntimeError("secret /path")
 
     monkeypatch.setattr(type(store), "get", broken)
-    monkeypatch.setattr(type(store), "get_image", broken)
     failed = refused(lambda: client.get(metadata=[("x-request-id", "mine")]))
     assert failed.code is grpc.StatusCode.INTERNAL
     assert failed.message == errors.internal().message

@@ -158,7 +158,7 @@ class Contents(RuleBasedStateMachine):
     def die_and_be_cancelled(self, dead: Claim) -> None:
         self._lost(dead)
         self.desk.cancel(dead.operation.id)
-        assert self.store.get_image(dead.operation.resource_id) is None
+        assert self.store.get(Image, dead.operation.resource_id) is None
 
     @rule(claim=consumes(attempts), steps=st.integers(1, 3), odd=st.booleans())
     def finish(self, claim: Claim, steps: int, odd: bool) -> None:

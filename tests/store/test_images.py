@@ -7,6 +7,7 @@ import pytest
 
 from darkroom.domain.errors import Code, Failure
 from darkroom.domain.image import HardwareGeneration, Image, KmsKey, Os, OsType, Status
+from darkroom.domain.query import Query
 from darkroom.storage.port import MetadataStore, Transaction
 from store.conftest import Opener
 from store.rows import a_content, an_image, insert_image
@@ -30,16 +31,16 @@ FULL = {
 def test_an_image_comes_back_as_it_went_in(store: MetadataStore) -> None:
     plain = insert_image(store)
     full = insert_image(store, **FULL)
-    assert store.get_image(plain.id) == plain
-    assert store.get_image(full.id) == full
+    assert store.get(Image, plain.id) == plain
+    assert store.get(Image, full.id) == full
     assert Image.from_record(full.to_record()) == full
 
 
 def test_ids_are_case_sensitive_and_missing_ones_are_none(store: MetadataStore) -> None:
     insert_image(store, id="fd8abc")
-    assert store.get_image("FD8ABC") is None
-    assert store.get_image("fd8abc ") is None
-    assert store.get_image("") is None
+    assert store.get(Image, "FD8ABC") is None
+    assert store.get(Image, "fd8abc ") is None
+    assert store.get(Image, "") is None
 
 
 def test_a_failed_change_leaves_nothing(store: MetadataStore) -> None:
@@ -51,7 +52,7 @@ def test_a_failed_change_leaves_nothing(store: MetadataStore) -> None:
 
     with pytest.raises(RuntimeError, match="on purpose"):
         store.write(change)
-    assert store.get_image(image.id) is None
+    assert store.get(Image, image.id) is None
     insert_image(store)  # and the store goes on working
 
 
@@ -60,7 +61,7 @@ def test_writes_are_seen_by_other_connections_at_once(
 ) -> None:
     other = open_again()
     image = insert_image(store)
-    assert other.get_image(image.id) == image
+    assert other.get(Image, image.id) == image
 
 
 @pytest.mark.parametrize("status", [Status.CREATING, Status.READY, Status.DELETING])
@@ -118,10 +119,11 @@ def test_images_are_listed_by_id_in_byte_order_within_their_folder(store: Metada
     for image_id in ids:
         insert_image(store, id=image_id)
     insert_image(store, id="fd8c", folder_id="folder-b")
-    listed = [image.id for image in store.list_images("folder-a", "", 100)]
+    listed = [image.id for image in store.find(Image, Query("folder-a"), 100)]
     assert listed == sorted(ids)
-    assert [image.id for image in store.list_images("folder-a", listed[2], 2)] == listed[3:5]
-    assert store.list_images("nowhere", "", 100) == []
+    after = Query("folder-a", after=(listed[2],))
+    assert [image.id for image in store.find(Image, after, 2)] == listed[3:5]
+    assert store.find(Image, Query("nowhere"), 100) == []
 
 
 def test_a_content_in_use_cannot_be_removed(store: MetadataStore) -> None:
@@ -207,7 +209,7 @@ def test_concurrent_changes_fail_or_succeed_each_for_itself(
         thread.join()
     contested = 0
     for number, image in enumerate(images):
-        kept = store.get_image(image.id) is not None
+        kept = store.get(Image, image.id) is not None
         if number % 4 == 0:
             assert (outcomes[number], kept) == (f"on purpose {number}", False)
         elif number % 4 == 1:

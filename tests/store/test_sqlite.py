@@ -4,6 +4,7 @@ import contextlib
 import resource
 import sqlite3
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from darkroom.domain.errors import Code, Failure
 from darkroom.domain.image import Image
 from darkroom.domain.query import Query, parse_filter, parse_order
 from darkroom.storage import migrations
+from darkroom.storage import sqlite as sqlite_module
 from darkroom.storage.listing import SQLITE_LABEL, list_sql
 from darkroom.storage.port import SchemaMismatch
 from darkroom.storage.sqlite import SqliteStore
@@ -77,6 +79,44 @@ def test_a_foreign_schema_is_refused_with_advice(tmp_path: Path, version: int, a
     if version:
         with pytest.raises(SchemaMismatch, match=advice):
             store.migrate()
+    store.close()
+
+
+def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.sqlite"
+    store = SqliteStore(path)
+    store.migrate()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA user_version = {migrations.latest() + 1}")
+        connection.execute("DELETE FROM sqlite_stat1")
+        with pytest.raises(SchemaMismatch):
+            store.migrate()
+        assert connection.execute("SELECT * FROM sqlite_stat1").fetchall() == []
+    store.close()
+
+
+def test_each_writer_gets_its_own_result_when_more_wait_than_one_batch_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes to the lock first is not always at the head of the queue."""
+    monkeypatch.setattr(sqlite_module, "_MAX_BATCH", 1)
+    store = SqliteStore(tmp_path / "metadata.sqlite")
+    store.migrate()
+    wrong: list[object] = []
+
+    def write(writer: int) -> None:
+        for turn in range(100):
+            expected = (writer, turn)
+            result = store.write(lambda _tx, value=expected: value)  # type: ignore[misc]
+            if result != expected:
+                wrong.append(result)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    assert wrong == []
     store.close()
 
 

@@ -11,6 +11,7 @@ from darkroom.domain.disk import Disk
 from darkroom.domain.errors import Code, Failure
 from darkroom.domain.image import HardwareGeneration, Image, KmsKey, Os, OsType, Status
 from darkroom.domain.operation import IMAGE_CREATE, Operation, State
+from darkroom.domain.query import Query
 from darkroom.domain.snapshot import Snapshot
 from darkroom.operations.changing import Delete
 from darkroom.operations.deriving import ResourceSource
@@ -48,7 +49,7 @@ class Desk(Operations):
         return image
 
     def made(self, operation: Operation) -> Image:
-        image = self.store.get_image(operation.resource_id)
+        image = self.store.get(Image, operation.resource_id)
         assert image is not None
         return image
 
@@ -85,7 +86,7 @@ def test_a_repeated_key_gives_the_same_operation_for_ever(desk: Desk) -> None:
     assert again.id == first.id and again.done
     assert again.error is not None and cancelled.error is not None
     assert again.error.to_record() == cancelled.error.to_record()
-    assert desk.store.get_image(first.resource_id) is None
+    assert desk.store.get(Image, first.resource_id) is None
 
 
 def test_a_repeat_after_the_image_was_deleted_gives_the_same_operation(desk: Desk) -> None:
@@ -151,7 +152,7 @@ def test_concurrent_calls_with_one_key_make_one_operation(desk: Desk) -> None:
         thread.join()
     assert len(operations) == 8
     assert len({operation.id for operation in operations}) == 1
-    assert len(desk.store.list_images("folder", "", 100)) == 1
+    assert len(desk.store.find(Image, Query("folder"), 100)) == 1
 
 
 def test_an_image_of_an_image_is_done_at_once_and_shares_the_content(desk: Desk) -> None:

@@ -152,11 +152,6 @@ class MetadataStore(Protocol):
     ) -> list[Operation]:
         """Operations on a resource, oldest first, behind (created_at_us, id)."""
 
-    def get_image(self, image_id: str) -> Image | None: ...
-
-    def list_images(self, folder_id: str, after_id: str, limit: int) -> list[Image]:
-        """Images of a folder by ascending id, those after `after_id` only."""
-
     def get_operation(self, operation_id: str) -> Operation | None: ...
 
     # --- work -------------------------------------------------------------------------------------

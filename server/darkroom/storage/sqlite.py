@@ -153,7 +153,7 @@ class SqliteStore:
                         self._writer.execute(statement)
                     self._writer.execute(f"PRAGMA user_version = {number}")
                     log.info("schema migrated", extra={"fields": {"version": number}})
-                if version != migrations.latest():
+                if version < migrations.latest():
                     for statement in statistics.statements():
                         self._writer.execute(statement)
                 self._writer.execute("COMMIT")
@@ -213,7 +213,7 @@ class SqliteStore:
             else:
                 raise errors.store_busy()
         try:
-            if not waiting.ended:
+            while not waiting.ended:  # a long queue takes more than one batch
                 self._commit_waiting()
         finally:
             self._write_lock.release()
@@ -302,13 +302,6 @@ class SqliteStore:
     ) -> list[Operation]:
         found = self._read(rows.OPERATIONS_OF_RESOURCE, (resource_id, *after, limit))
         return [rows.operation_from_row(row) for row in found]
-
-    # What the API reads until it asks for kinds.
-    def get_image(self, image_id: str) -> Image | None:
-        return self.get(Image, image_id)
-
-    def list_images(self, folder_id: str, after_id: str, limit: int) -> list[Image]:
-        return self.find(Image, Query(folder_id, after=(after_id,) if after_id else ()), limit)
 
     def get_operation(self, operation_id: str) -> Operation | None:
         found = self._read(rows.OPERATION_BY_ID, (operation_id,))
