@@ -1,5 +1,8 @@
 """The worker's loop against a real store, with work that a test scripts."""
 
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ from darkroom.domain import errors
 from darkroom.domain.errors import Code
 from darkroom.domain.ids import new_id
 from darkroom.domain.operation import IMAGE_CREATE, Claim, Operation, State
+from darkroom.domain.work import Interrupted, Reason
 from darkroom.imaging.contents import LocalContents
 from darkroom.operations.desk import Begun, Caller, Opening, Operations
 from darkroom.operations.running import PhasedWatch, Publish
@@ -21,6 +25,7 @@ from darkroom.worker import worker as worker_module
 from darkroom.worker.attempt import LeaseSettings
 from darkroom.worker.collector import Collector
 from darkroom.worker.worker import MAX_ATTEMPTS, Worker
+from store.rows import insert_operation
 
 Script = Callable[[Claim, PhasedWatch], Publish]
 PATIENCE_SECONDS = 10.0
@@ -292,3 +297,81 @@ def test_a_worker_that_lost_its_lease_changes_nothing(make_bench: MakeBench) -> 
         time.sleep(0.01)
     operation = bench.operation(operation_id)
     assert (operation.state, operation.fence, operation.response) == (State.RUNNING, 2, None)
+
+
+def test_a_heartbeat_that_fails_for_any_reason_stops_the_work_in_time(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If its thread died instead, the work would go on although the lease is long gone."""
+    interrupted: list[Reason] = []
+
+    def broken(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    def work(claim: Claim, watch: PhasedWatch) -> Publish:
+        monkeypatch.setattr(SqliteStore, "heartbeat", broken)
+        assert watch.event.wait(PATIENCE_SECONDS)
+        monkeypatch.undo()
+        try:
+            watch.check()
+        except Interrupted as stop:
+            interrupted.append(stop.reason)
+            raise
+        raise AssertionError("an interrupted watch must raise")
+
+    bench = make_bench(work)
+    operation_id = bench.begin()
+    claim = bench.store.claim("tester")
+    assert claim is not None
+    bench.worker.run_claim(claim)
+    assert interrupted == [Reason.FENCED]
+    assert bench.operation(operation_id).state is State.RUNNING
+
+
+def test_an_operation_of_an_unknown_kind_is_left_to_newer_workers(make_bench: MakeBench) -> None:
+    bench = make_bench(succeed)
+    newer = insert_operation(bench.store, kind="image.transmogrify")
+    operation_id = bench.begin()
+    bench.thread.start()
+    bench.until(operation_id, State.DONE)
+    assert bench.operation(newer.id).state is State.PENDING
+    assert bench.thread.is_alive()
+
+
+def test_a_round_that_raises_does_not_end_the_worker(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def broken(*_: object) -> None:
+        failed.set()
+        raise sqlite3.DatabaseError("file is not a database")
+
+    bench = make_bench(succeed)
+    monkeypatch.setattr(worker_module, "_SETBACK_SECONDS", 0.01)
+    monkeypatch.setattr(SqliteStore, "claim", broken)
+    bench.thread.start()
+    assert failed.wait(PATIENCE_SECONDS)
+    monkeypatch.undo()
+    bench.until(bench.begin(), State.DONE)
+
+
+DRAINED_BY_SIGNAL = """
+import signal, sys
+from darkroom.worker.worker import Worker
+
+class Idle:
+    def claim(self, owner): pass
+    def collect_if_due(self): pass
+
+for number in range(3000):
+    worker = Worker(Idle(), {}, Idle(), "", lease=None, poll_seconds=0.0)
+    signal.signal(signal.SIGALRM, lambda *_: worker.drain())
+    signal.setitimer(signal.ITIMER_REAL, 0.0001)
+    worker.run_forever()
+"""
+
+
+def test_a_signal_drains_at_whatever_moment_it_comes() -> None:
+    """A handler that needs a lock which the interrupted thread holds would never end."""
+    subprocess.run([sys.executable, "-c", DRAINED_BY_SIGNAL], check=True, timeout=30)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from darkroom.domain.errors import Code, Failure
+from darkroom.domain.errors import Failure
 from darkroom.domain.operation import Claim
 from darkroom.domain.work import Interrupted, Reason
 from darkroom.storage.port import MetadataStore
@@ -62,7 +62,8 @@ class AttemptWatch:
     def enter(self, phase: str) -> None:
         self.check()
         self._phase, self._done_bytes, self._total_bytes = phase, 0, None
-        self._beat()
+        with contextlib.suppress(Failure):  # the heartbeat thread goes on trying
+            self._beat()
         self.check()
 
     def interrupt(self, reason: Reason) -> None:
@@ -87,33 +88,37 @@ class AttemptWatch:
         while not self._ended.wait(self._settings.notice_seconds):
             if self._draining.is_set():
                 self.interrupt(Reason.DRAINING)
-            if time.monotonic() >= next_beat:
-                self._beat()
-                next_beat = time.monotonic() + self._settings.heartbeat_seconds
-            else:
-                self._look()
+            try:
+                if time.monotonic() >= next_beat:
+                    next_beat = time.monotonic() + self._settings.heartbeat_seconds
+                    self._beat()
+                else:
+                    self._look()
+            except Failure:
+                pass  # the database will answer again, or the lease is given up
+            except Exception:
+                # Without this thread nobody would notice that the lease is lost.
+                log.exception("heartbeat failed")
+            self._give_up_if_expired()
 
     def _look(self) -> None:
-        with contextlib.suppress(Failure):
-            operation = self._store.get_operation(self._claim.lease.operation_id)
-            if operation is None or operation.fence != self._claim.lease.fence:
-                self.interrupt(Reason.FENCED)
-            elif operation.cancel_requested:
-                self.interrupt(Reason.CANCELLED)
+        operation = self._store.get_operation(self._claim.lease.operation_id)
+        if operation is None or operation.fence != self._claim.lease.fence:
+            self.interrupt(Reason.FENCED)
+        elif operation.cancel_requested:
+            self.interrupt(Reason.CANCELLED)
+
+    def _give_up_if_expired(self) -> None:
+        overdue = time.monotonic() - self._renewed > self._settings.lease_seconds
+        if overdue and not self._event.is_set():
+            log.warning("lease given up: the database is out of reach")
+            self.interrupt(Reason.FENCED)
 
     def _beat(self) -> None:
         started = time.monotonic()
-        try:
-            beat = self._store.heartbeat(
-                self._claim.lease, self._phase, self._done_bytes, self._total_bytes
-            )
-        except Failure as failure:
-            if failure.code is not Code.UNAVAILABLE:
-                raise
-            if time.monotonic() - self._renewed > self._settings.lease_seconds:
-                log.warning("lease given up: the database is out of reach")
-                self.interrupt(Reason.FENCED)
-            return
+        beat = self._store.heartbeat(
+            self._claim.lease, self._phase, self._done_bytes, self._total_bytes
+        )
         if beat is None:
             self.interrupt(Reason.FENCED)
             return

@@ -88,7 +88,11 @@ class Supervisor:
         failures = 0
         while not self._stopping.is_set():
             started = time.monotonic()
-            self._run_one()
+            try:
+                self._run_one()
+            except Exception:
+                # For instance no memory for another process: nobody else would start it again.
+                log.exception("worker cannot be kept running")
             failures = 0 if time.monotonic() - started > 60 else failures + 1
             pause = _RESTART_SECONDS[min(failures, len(_RESTART_SECONDS)) - 1] if failures else 0.0
             self._stopping.wait(pause)
@@ -132,9 +136,10 @@ class Supervisor:
     def _watch(self, child: subprocess.Popen[bytes], beat_read: int) -> None:
         """Until the child closed its end of the pipe or was killed for being silent."""
         patience = _START_SECONDS
+        pipe = select.poll()  # select() knows no descriptor above 1023, connections use them up
+        pipe.register(beat_read, select.POLLIN)
         while True:
-            ready, _, _ = select.select([beat_read], [], [], patience)
-            if not ready:
+            if not pipe.poll(patience * 1000):
                 log.warning("worker is silent and is killed", extra={"fields": {"pid": child.pid}})
                 child.kill()
                 return

@@ -26,6 +26,12 @@ RETRY_DELAYS_MS = (1_000, 5_000, 25_000)
 MAX_ATTEMPTS = 5
 """An operation that fails or kills its worker this often is given up."""
 
+UNKNOWN_KIND_DELAY_MS = 5_000
+"""Pause before an operation that only a newer worker knows is offered again."""
+
+_SETBACK_SECONDS = 1.0
+"""Pause after a round that failed."""
+
 
 class _LeaseLost(Exception):
     """The final transaction found the lease gone; it was rolled back."""
@@ -69,13 +75,24 @@ class Worker:
                 self._collector.collect_if_due()
             except Failure as failure:
                 log.warning("database out of reach", extra={"fields": {"reason": failure.reason}})
-                self._draining.wait(1.0)
-            self._draining.wait(self._poll_seconds)
+                time.sleep(_SETBACK_SECONDS)
+            except Exception:
+                # A broken row or file must not keep everything else from being worked on.
+                log.exception("worker's round failed")
+                time.sleep(_SETBACK_SECONDS)
+            # Not a wait on the event: a signal handler that sets it then could block for ever.
+            time.sleep(self._poll_seconds)
 
     def run_claim(self, claim: Claim) -> None:
         """One attempt, from claim to end; never raises for what the operation did."""
         operation = claim.operation
-        runner = self._runners[operation.kind]
+        runner = self._runners.get(operation.kind)
+        if runner is None:
+            # A newer server began it: while versions are mixed, a newer worker will take it.
+            fields = {"operation_id": operation.id, "kind": operation.kind}
+            log.warning("operation of an unknown kind", extra={"fields": fields})
+            self._store.put_back(claim.lease, UNKNOWN_KIND_DELAY_MS, count_attempt=False)
+            return
         with logs.context(operation_id=operation.id, fence=claim.lease.fence):
             log.info(
                 "operation claimed",
