@@ -156,3 +156,19 @@ def test_a_signal_ends_everything_in_order_and_the_import_goes_on_after_a_restar
     darkroom.start()
     # Given back, not expired: nobody had to wait for the lease.
     assert_imported_once(darkroom, darkroom.done(operation_id), disk, tmp_path)
+
+
+def test_an_import_whose_url_was_sealed_with_a_lost_key_ends_with_advice(
+    darkroom: Installation, source: ObjectServer, disk: Path
+) -> None:
+    source.bytes_per_second = 100_000
+    created = darkroom.create(source.url(disk.name))
+    until(darkroom.scratch, "the import to begin")
+    darkroom.kill()
+    (key,) = darkroom.folder.rglob("secret.key")
+    key.unlink()  # the next start makes a fresh one
+    darkroom.start()
+    operation = darkroom.done(created.id)
+    assert operation.error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    assert "key" in operation.error.message
+    assert darkroom.image(image_id_of(created)).status == image_pb2.Image.ERROR

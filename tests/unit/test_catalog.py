@@ -271,6 +271,21 @@ def test_a_failed_image_is_made_anew_at_the_next_start_and_keeps_its_age(
     assert store.list_bindings(image_id, None, 10) == [catalog.READABLE_BY_EVERYONE]
 
 
+def test_a_failed_image_that_is_being_deleted_is_not_made_anew_yet(
+    store: SqliteStore, desk: Operations, tmp_path: Path
+) -> None:
+    """The end of the deletion would take the new image away."""
+    entries = read(tmp_path, URL_ENTRY)
+    image_id = entries[0].command.image_id
+    failed = Image(id=image_id, folder_id="f", created_at_us=1, status=Status.ERROR)
+    store.write(lambda tx: tx.insert_resource(failed))
+    slow = Operations(store, {}, lambda _id, text: text, delay_seconds=60)
+    slow.begin(Delete(Image, image_id), Caller("somebody"))
+    catalog.stock(store, desk, entries)
+    assert store.get(Image, image_id) == failed
+    assert operations_on(store, image_id) == 1
+
+
 def test_a_deleted_image_comes_back_at_the_next_start(
     store: SqliteStore, desk: Operations, tmp_path: Path
 ) -> None:

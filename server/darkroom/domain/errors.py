@@ -417,6 +417,12 @@ OPERATION_GAVE_UP = _kind(
     "The operation was given up after {attempts} attempts",
     "The worker died or failed each time; try again, and tell the operator the operation id.",
 )
+SOURCE_URL_UNREADABLE = _kind(
+    Code.FAILED_PRECONDITION,
+    "SOURCE_URL_UNREADABLE",
+    "The server cannot read the URL any more: the key that sealed it is gone",
+    "Create the image again; the operator should keep old keys until their operations have ended.",
+)
 STORE_BUSY = _kind(
     Code.UNAVAILABLE,
     "STORE_BUSY",
@@ -459,6 +465,10 @@ def operation_cancelled() -> Failure:
 
 def operation_gave_up(attempts: int) -> Failure:
     return OPERATION_GAVE_UP.failure(attempts=attempts)
+
+
+def source_url_unreadable() -> Failure:
+    return SOURCE_URL_UNREADABLE.failure()
 
 
 def store_busy() -> Failure:

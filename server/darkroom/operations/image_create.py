@@ -28,6 +28,7 @@ from darkroom.operations.desk import Begun, Opening, wall_clock_us
 from darkroom.operations.effect import Effect
 from darkroom.operations.running import PhasedWatch, Publish
 from darkroom.storage.port import Transaction
+from darkroom.storage.sealing import KeyUnknown
 from darkroom.telemetry.failpoints import failpoint
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,9 @@ class CreateImage:
         failed = tx.resource(Image, image.id)
         if failed is None:
             return image
+        conflicting = tx.unfinished_operation_on(image.id)
+        if conflicting is not None:
+            raise errors.conflicting_operation(conflicting)
         if failed.status is not Status.ERROR:
             raise errors.resource_already_exists(Image.NOUN, failed.name)
         tx.delete_resource(failed.id)
@@ -287,7 +291,11 @@ class ImageImport(ImageCreateEnding):
             limit_bytes = self._max_file_bytes
             attempt.fetched = local_file.copy(path, attempt.source, limit_bytes, attempt.watch)
             return
-        uri = self._open_sealed(claim.lease.operation_id, claim.sealed)
+        try:
+            uri = self._open_sealed(claim.lease.operation_id, claim.sealed)
+        except (KeyUnknown, ValueError):
+            log.error("URL cannot be opened: no key of the secret key file sealed it")
+            raise errors.source_url_unreadable() from None
         attempt.fetched = self._fetcher.fetch(uri, attempt.source, attempt.watch)
 
     def _inspect(self, attempt: _Import) -> None:
