@@ -50,11 +50,15 @@ def test_a_permission_of_a_method_that_is_not_served_stops_the_start(
         start()
 
 
-def test_only_health_and_reflection_are_public() -> None:
+def test_only_what_comes_before_a_token_is_public() -> None:
     public = {path for path, permission in PERMISSIONS.items() if permission == PUBLIC}
-    assert {path.split("/")[1] for path in public} == {
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
+    assert public == {
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "/yandex.cloud.endpoint.ApiEndpointService/Get",
+        "/yandex.cloud.endpoint.ApiEndpointService/List",
+        "/yandex.cloud.iam.v1.IamTokenService/Create",
     }
 
 
