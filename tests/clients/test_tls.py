@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from darkroom.api import tls
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2, image_service_pb2_grpc
@@ -110,14 +111,22 @@ def test_given_files_are_used(tmp_path: Path) -> None:
         ("a/server.pem", "", "give both or neither"),
         ("a/server.pem", "b/server.key", "the TLS key is not that of the TLS certificate"),
         ("a/server.pem", "missing.key", "No such file"),
-        ("a/server.key", "a/server.key", "cannot listen"),
+        ("a/server.key", "a/server.key", "server.key holds no PEM certificate"),
+        ("a/server.pem", "a/server.pem", "server.pem holds no PEM key"),
+        ("a/server.pem", "a/locked.key", "locked.key holds no PEM key without a password"),
     ],
 )
 def test_files_that_do_not_fit_refuse_to_start(
     tmp_path: Path, certificate: str, key: str, message: str
 ) -> None:
     for name in ("a", "b"):
-        tls.development_files(tmp_path / name)
+        files = tls.development_files(tmp_path / name)
+        locked = serialization.load_pem_private_key(files.key.read_bytes(), None).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"password"),
+        )
+        files.key.with_name("locked.key").write_bytes(locked)
     command = [sys.executable, "-m", "darkroom", "serve", "--listen", ANY_PORT]
     command += ["--tls-listen", ANY_PORT, "--data-dir", str(tmp_path / "data")]
     command += ["--tls-certificate", str(tmp_path / certificate)]

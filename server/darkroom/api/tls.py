@@ -158,8 +158,14 @@ class _Reloader:
     def _read(self) -> grpc.ServerCertificateConfiguration:
         """Raises `ValueError` unless the two files belong together."""
         chain, key = self._files.certificate.read_bytes(), self._files.key.read_bytes()
-        certificate = x509.load_pem_x509_certificate(chain)
-        private = serialization.load_pem_private_key(key, None)
+        try:
+            certificate = x509.load_pem_x509_certificate(chain)
+        except ValueError:
+            raise ValueError(f"{self._files.certificate} holds no PEM certificate") from None
+        try:
+            private = serialization.load_pem_private_key(key, None)
+        except (ValueError, TypeError):
+            raise ValueError(f"{self._files.key} holds no PEM key without a password") from None
         if certificate.public_key() != private.public_key():
             raise ValueError("the TLS key is not that of the TLS certificate")
         return grpc.ssl_server_certificate_configuration([(key, chain)])
@@ -172,7 +178,7 @@ class _Reloader:
                 if stamp == self._seen:
                     return None
                 self.configuration = self._read()
-            except (OSError, ValueError, TypeError):
+            except (OSError, ValueError):
                 # One file may be there before the other; the next connection looks again.
                 log.warning("the TLS certificate cannot be read; the last one stays")
                 return None
