@@ -198,6 +198,15 @@ def test_only_the_current_attempt_is_live(store: MetadataStore) -> None:
     assert store.live_attempts(attempts) == set()
 
 
+def test_a_cancelled_operation_that_is_put_back_does_not_wait(store: MetadataStore) -> None:
+    operation = insert_operation(store)
+    first = store.claim("worker")
+    assert first is not None
+    store.write(lambda tx: tx.request_cancel(operation.id, NOW_US))
+    assert store.put_back(first.lease, 60_000, count_attempt=True)
+    assert store.claim("worker") is not None
+
+
 def test_unfinished_operations_are_found_by_resource(store: MetadataStore) -> None:
     operation = insert_operation(store)
 

@@ -5,10 +5,13 @@ import resource
 import sqlite3
 import stat
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from darkroom.domain import errors
 from darkroom.domain.errors import Code, Failure
 from darkroom.domain.image import Image
 from darkroom.domain.query import Query, parse_filter, parse_order
@@ -17,6 +20,7 @@ from darkroom.storage import sqlite as sqlite_module
 from darkroom.storage.listing import SQLITE_LABEL, list_sql
 from darkroom.storage.port import SchemaMismatch
 from darkroom.storage.sqlite import SqliteStore
+from darkroom.storage.transaction import SqlTransaction
 from store.rows import NOW_US, insert_image, insert_operation
 
 
@@ -117,6 +121,44 @@ def test_each_writer_gets_its_own_result_when_more_wait_than_one_batch_takes(
     for thread in writers:
         thread.join()
     assert wrong == []
+    store.close()
+
+
+def test_who_shared_a_transaction_that_sqlite_took_back_is_told_why(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "metadata.sqlite", busy_seconds=10.0)
+    store.migrate()
+    entered, leave = threading.Event(), threading.Event()
+    told: list[BaseException] = []
+
+    def hold(_tx: SqlTransaction) -> None:
+        entered.set()
+        assert leave.wait(10)
+
+    def fill_the_disk(tx: SqlTransaction) -> None:
+        tx._execute("ROLLBACK", ())
+        raise errors.store_full()
+
+    def write(change: Callable[[SqlTransaction], None]) -> None:
+        try:
+            store.write(change)
+        except BaseException as error:
+            told.append(error)
+
+    holder = threading.Thread(target=write, args=(hold,))
+    holder.start()
+    assert entered.wait(10)
+    changes = (lambda _tx: None, fill_the_disk)
+    writers = [threading.Thread(target=write, args=(change,)) for change in changes]
+    for thread in writers:
+        thread.start()
+    deadline = time.monotonic() + 10
+    while len(store._queue) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    leave.set()
+    for thread in (holder, *writers):
+        thread.join()
+    assert [getattr(error, "reason", error) for error in told] == ["STORE_FULL"] * 2
     store.close()
 
 

@@ -25,6 +25,6 @@ def content_id(operation_id: str, fence: int) -> str:
 def parse_content_id(value: str) -> tuple[str, int] | None:
     """Operation id and fence, or None if the name is not one of ours."""
     operation_id, dot, fence = value.partition(".")
-    if not (operation_id.isalnum() and dot and fence.isdigit()):
+    if not (operation_id.isalnum() and dot and value.isascii() and fence.isdigit()):
         return None
     return operation_id, int(fence)

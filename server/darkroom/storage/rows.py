@@ -103,8 +103,10 @@ CLAIMABLE = (
 CLAIMED_EXTRAS = "SELECT attempt, payload, sealed FROM operation WHERE id = ?"
 # `state < 2` is what the index of unfinished operations says: a planner takes it at its word.
 LIVE_ATTEMPTS = "SELECT id, fence FROM operation WHERE state < 2 AND state = 1"
+# A cancel that was acknowledged meanwhile does not wait for the next attempt.
 PUT_BACK = (
-    "UPDATE operation SET state = 0, owner = '', delay_ms = ?, attempt = attempt - ?, phase = '', "
+    "UPDATE operation SET state = 0, owner = '', "
+    "delay_ms = CASE cancel_requested WHEN 0 THEN ? ELSE 0 END, attempt = attempt - ?, phase = '', "
     "progress_done_bytes = 0, progress_total_bytes = NULL "
     "WHERE id = ? AND owner = ? AND fence = ? AND state = 1"
 )

@@ -256,6 +256,8 @@ class SqliteStore:
                         if not apart:
                             self._rollback()
                             return True
+                        if not self._writer.in_transaction:
+                            raise  # a full disk, for one, makes SQLite take back everything
                         self._writer.execute("ROLLBACK TO change")
                     if apart:
                         self._writer.execute("RELEASE change")
