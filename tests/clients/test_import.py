@@ -10,6 +10,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from darkroom.domain.errors import CATALOGUE
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
 from darkroom_pb.yandex.cloud.operation import operation_pb2
 from installation import Installation, same_content, until
@@ -184,6 +185,8 @@ def test_what_cannot_be_imported_is_refused_with_its_reason(
     created = darkroom.create(source.url("object"), name="wanted")
     operation = darkroom.done(created.id)
     assert reason_of(operation) == reason, operation
+    # What is wrong, and what to do about it, for clients that show nothing but the message.
+    assert operation.error.message.endswith(f". {CATALOGUE[reason].advice}")
     for secret in (SIGNATURE, str(darkroom.folder), "Traceback"):
         assert secret not in str(operation)
     # The image stays, visible and deletable, and its name is free at once.

@@ -23,6 +23,7 @@ from darkroom.domain.disk import (
     MIN_BLOCK_SIZE_BYTES,
     Disk,
 )
+from darkroom.domain.errors import Code
 from darkroom.domain.image import Image
 from darkroom.domain.operation import DESCRIPTIONS, Operation, State
 from darkroom.domain.places import disk_id_prefix
@@ -429,7 +430,9 @@ def operation_to_message(operation: Operation) -> operation_pb2.Operation:
     )
     _pack(message.metadata, types.metadata(operation))
     if operation.error is not None:
-        message.error.CopyFrom(to_status(operation.error))
+        # A cancelled one needs no advice, and of a taken name the cloud has words of its own.
+        advised = operation.error.code not in (Code.CANCELLED, Code.ALREADY_EXISTS)
+        message.error.CopyFrom(to_status(operation.error, advised=advised))
     elif operation.response is not None:
         _pack(message.response, types.response(operation.response))
     return message

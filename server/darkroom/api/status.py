@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from darkroom.domain.errors import (
+    CATALOGUE,
     Code,
     Detail,
     Failure,
@@ -30,7 +31,7 @@ MAX_DETAIL_BYTES = 3072
 A status travels in the trailers. Clients built on gRPC's C library start to drop calls whose
 trailers exceed 8 KiB, and there the details count by a third more than their size.
 """
-_MAX_MESSAGE_BYTES = 400
+_MAX_MESSAGE_BYTES = 600
 _MAX_TEXT_BYTES = 256
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -115,8 +116,14 @@ def _duration(seconds: float) -> Duration:
     return duration
 
 
-def to_status(failure: Failure, request_id: str = "") -> status_pb2.Status:
-    """The failure as google.rpc.Status; RequestInfo is left out where there is no request id."""
+def to_status(
+    failure: Failure, request_id: str = "", *, advised: bool = False
+) -> status_pb2.Status:
+    """The failure as google.rpc.Status; RequestInfo is left out where there is no request id.
+
+    The advice of the catalogue is always among the details. With `advised` it follows the message
+    too, for clients that show nothing else: of an import nobody knows the cloud's own words.
+    """
     details: list[Message] = []
     for kind, convert in _DETAILS:
         entries = [detail for detail in failure.details if isinstance(detail, kind)]
@@ -126,14 +133,17 @@ def to_status(failure: Failure, request_id: str = "") -> status_pb2.Status:
         retry_delay = _duration(failure.retry_after_seconds)
         details.append(error_details_pb2.RetryInfo(retry_delay=retry_delay))
     metadata = {name: _text(value) for name, value in failure.metadata.items()}
+    message = failure.message
+    if (kind_of := CATALOGUE.get(failure.reason)) is not None:
+        metadata["advice"] = kind_of.advice
+        if advised:
+            message = f"{message}. {kind_of.advice}"
     details.append(
         error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=metadata)
     )
     if request_id:
         details.append(error_details_pb2.RequestInfo(request_id=request_id))
-    status = status_pb2.Status(
-        code=failure.code.value, message=_text(failure.message, _MAX_MESSAGE_BYTES)
-    )
+    status = status_pb2.Status(code=failure.code.value, message=_text(message, _MAX_MESSAGE_BYTES))
     for detail in details:
         status.details.add().Pack(detail)
     return status
