@@ -78,5 +78,5 @@ bench: ## measure calls, imports and listings against their lower bounds, in rat
 
 .PHONY: clean
 clean: ## remove what make made, the development stack's data included
-	rm -rf .venv .darkroom dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .darkroom .cache .hypothesis dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find server tests tools generated -name __pycache__ -type d -prune -exec rm -rf {} +
