@@ -86,7 +86,7 @@ def test_a_cancel_stops_a_slow_download_and_a_running_conversion(
     )
     assert not darkroom.cancel(created.id).done
     operation = until(
-        lambda: (ended := darkroom.operation(created.id)).done and ended, "the end", seconds=1.5
+        lambda: (ended := darkroom.operation(created.id)).done and ended, "the end", seconds=5.0
     )
     assert operation.error.code == grpc.StatusCode.CANCELLED.value[0]
     assert descendants(darkroom.worker()) == []

@@ -18,7 +18,7 @@ from darkroom.imaging.sandbox import Confinement, Sandbox
 from imaging import hostile, images
 from imaging.images import MIB
 from imaging.test_inspection import ACCEPTED, WITHOUT_A_FORMAT
-from imaging.watches import ManualWatch
+from imaging.watches import STOPPED_SECONDS, ManualWatch
 
 LIMITS = ConversionLimits(max_stored_bytes=16 * MIB)
 
@@ -214,7 +214,7 @@ def test_stops_at_once(long_source: Path, sandbox: Sandbox, target: Path) -> Non
         )
     took = time.monotonic() - pulled[0]
     puller.join()
-    assert took < 0.2
+    assert took < STOPPED_SECONDS
     assert not converters()
     assert not target.exists()
 

