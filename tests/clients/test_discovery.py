@@ -23,7 +23,7 @@ from darkroom_pb.yandex.cloud.resourcemanager.v1 import (
 from installation import Installation, installation
 
 TOKEN = r"t1\.[A-Z0-9a-z_-]+[=]{0,2}\.[A-Z0-9a-z_-]{86}[=]{0,2}"
-"""The shape that the cloud documents for its tokens (FACTS 1.8)."""
+"""The shape that the cloud documents for its tokens (cloud docs)."""
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ ENDPOINT_IDS = (
     "storage-api",
     "vpc",
 )
-"""What official clients look up before their first call (FACTS 0.3); one page holds them all."""
+"""What official clients look up before their first call (their code); one page holds them all."""
 
 
 class ApiEndpointServicer:

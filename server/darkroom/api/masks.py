@@ -23,8 +23,8 @@ class Updatable:
 def changes(request: Message, updatable: Mapping[str, Updatable]) -> dict[str, Any]:
     """What a request changes, by domain names.
 
-    Without a mask every updatable field is meant, those left out with their defaults (FACTS
-    3.5). Fields inside a field come after it, so that naming both means both. Raises `Failure`
+    Without a mask every updatable field is meant, those left out with their defaults (cloud
+    docs). Fields inside a field come after it, so that naming both means both. Raises `Failure`
     that names each path which is unknown or cannot be changed.
     """
     paths = list(request.update_mask.paths)  # type: ignore[attr-defined]

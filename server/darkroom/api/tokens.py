@@ -1,6 +1,6 @@
 """yandex.cloud.iam.v1.IamTokenService, and the tokens it issues.
 
-A token is `t1.PAYLOAD.SIGNATURE` as the cloud's are (FACTS 1.8): the payload is base64url JSON with
+A token is `t1.PAYLOAD.SIGNATURE` as the cloud's are (cloud docs): the payload is base64url JSON with
 subject and expiry, the signature an HMAC-SHA-512, 86 characters long.
 """
 
@@ -20,7 +20,7 @@ from darkroom.domain import errors
 from darkroom_pb.yandex.cloud.iam.v1 import iam_token_service_pb2
 
 TOKEN_SECONDS = 12 * 3600
-"""The longest that the cloud's tokens live (FACTS 1.8)."""
+"""The longest that the cloud's tokens live (cloud docs)."""
 _MAX_SUBJECT_CHARACTERS = 50
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 MAX_BINDINGS = 1000
-"""Most bindings on one resource: what SetAccessBindings can set in one call (FACTS 5)."""
+"""Most bindings on one resource: what SetAccessBindings can set in one call (cloud docs)."""
 
 
 @dataclass(frozen=True, order=True)

@@ -10,7 +10,7 @@ DEFAULT_BLOCK_SIZE_BYTES = 4096
 MIN_BLOCK_SIZE_BYTES = 4 * 1024
 MAX_BLOCK_SIZE_BYTES = 128 * 1024
 MAX_BLOCKS = 8 * 1024**4 // MIN_BLOCK_SIZE_BYTES
-"""A disk has at most this many blocks: 8 TiB of 4 KiB, 256 TiB of 128 KiB (FACTS 5)."""
+"""A disk has at most this many blocks: 8 TiB of 4 KiB, 256 TiB of 128 KiB (cloud docs)."""
 
 
 @dataclass(frozen=True)

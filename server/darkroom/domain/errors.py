@@ -346,7 +346,7 @@ def resource_not_found(kind: str, id: str) -> Failure:
 
 
 def source_not_found(kind: str, id: str) -> Failure:
-    """The source a request names is missing: the cloud answers FAILED_PRECONDITION (FACTS 3.7)."""
+    """The source a request names is missing: the cloud answers FAILED_PRECONDITION (seen)."""
     return SOURCE_NOT_FOUND.failure(
         Precondition("NOT_FOUND", f"{kind}:{id}", "does not exist"), kind=kind, id=id
     )

@@ -7,7 +7,7 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 _RANDOM_CHARACTERS = 17
 
 REGIONAL_PREFIX = "fd8"
-"""Images, snapshots and the operations on them start with it (FACTS 3.1)."""
+"""Images, snapshots and the operations on them start with it (cloud docs)."""
 
 
 def new_id(prefix: str = REGIONAL_PREFIX) -> str:

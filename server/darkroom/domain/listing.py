@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from darkroom.domain import errors
 
 DEFAULT_PAGE_SIZE = 100
-"""Entries on a page when page_size is 0 (FACTS 3.4)."""
+"""Entries on a page when page_size is 0 (cloud docs)."""
 MAX_PAGE_SIZE = 1000
 
 _DIGEST_BYTES = 8

@@ -41,7 +41,7 @@ KINDS = tuple(
 DESCRIPTIONS = {
     kind: _VERBS[kind.partition(".")[2]].format(kind.partition(".")[0]) for kind in KINDS
 }
-"""What users read in Operation.description, by kind (FACTS 3.2; the bindings' are ours)."""
+"""What users read in Operation.description, by kind (cloud docs; the bindings' are ours)."""
 
 
 class State(enum.IntEnum):

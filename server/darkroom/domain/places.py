@@ -9,7 +9,7 @@ DISK_TYPE_DESCRIPTIONS = {
     "network-ssd-nonreplicated": "Non-replicated network storage with SSD backend",
     "network-ssd-io-m3": "Fast network storage with three replicas",
 }
-"""The cloud's types and how it describes them (FACTS 5)."""
+"""The cloud's types and how it describes them (cloud docs)."""
 
 _DISK_ID_PREFIXES = {
     "ru-central1-a": "fhm",
@@ -33,7 +33,7 @@ def region_of(zone_id: str) -> str:
 
 
 def disk_id_prefix(zone_id: str) -> str:
-    """What ids of disks in the zone begin with (FACTS 3.1)."""
+    """What ids of disks in the zone begin with (cloud docs)."""
     return _DISK_ID_PREFIXES.get(zone_id, "fhm")
 
 

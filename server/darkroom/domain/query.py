@@ -1,6 +1,6 @@
 """Listings: filter, order and the position of a page, as data.
 
-Grammar of a filter (FACTS 3.4): `FIELD OP VALUE [AND ...]` with the operators `=`, `!=`, `IN`,
+Grammar of a filter (cloud docs): `FIELD OP VALUE [AND ...]` with the operators `=`, `!=`, `IN`,
 `NOT IN`, and for `created_at` also `<`, `<=`, `>`, `>=`. Values are strings in double or single
 quotes with C-style escapes; IN takes a list in parentheses. AND, IN and NOT may be in any case.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 SIZE_STEP_BYTES = 4 * 1024 * 1024
-"""Disks come in multiples of 4 MiB (FACTS 5)."""
+"""Disks come in multiples of 4 MiB (cloud docs)."""
 
 
 class Status(enum.IntEnum):

@@ -127,7 +127,7 @@ def check_disk_update(disk: Disk, changes: dict[str, Any]) -> None:
 
 
 def check_size_step(size_bytes: int) -> None:
-    """Raises `Failure` unless the size is a multiple of 4 MiB (FACTS 5)."""
+    """Raises `Failure` unless the size is a multiple of 4 MiB (cloud docs)."""
     if size_bytes % SIZE_STEP_BYTES:
         raise errors.request_invalid(
             [errors.FieldViolation("size", f"must be a multiple of {SIZE_STEP_BYTES}")]

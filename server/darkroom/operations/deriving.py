@@ -46,7 +46,7 @@ def os_of(requested: Os | None, inherited_os: Os) -> Os:
     """What the request says, or what the source has.
 
     Terraform always sends `os`, with an unspecified type when the user named none: that is "not
-    said", so it inherits (FACTS 2.1).
+    said", so it inherits (its code).
     """
     if requested is None or requested.type is OsType.UNSPECIFIED:
         driver = "" if requested is None else requested.nvidia_driver

@@ -43,7 +43,7 @@ class CreateDisk:
     hardware_generation: HardwareGeneration | None = None
     kms_key_id: str = ""
     id_prefix: str = "fhm"
-    """Ids of disks begin with what stands for their zone (FACTS 3.1)."""
+    """Ids of disks begin with what stands for their zone (cloud docs)."""
 
     def identity(self) -> dict[str, Any]:
         values = {name: encoded(value) for name, value in self.__dict__.items()}

@@ -27,7 +27,7 @@ _SHARE = 20
 """A round that takes long is followed by a pause this many times as long: 5 % of a core at most."""
 
 OPERATION_RETENTION_SECONDS = 14 * 24 * 3600
-"""Finished operations are kept two weeks (FACTS 3.2)."""
+"""Finished operations are kept two weeks (cloud docs)."""
 
 
 class _Rounds:
