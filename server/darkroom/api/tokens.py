@@ -1,6 +1,6 @@
 """yandex.cloud.iam.v1.IamTokenService, and the tokens it issues.
 
-A token is `t1.PAYLOAD.SIGNATURE` as the cloud's are (cloud docs): the payload is base64url JSON with
+A token is `t1.PAYLOAD.SIGNATURE` as the cloud documents it: the payload is base64url JSON with
 subject and expiry, the signature an HMAC-SHA-512, 86 characters long.
 """
 
