@@ -5,8 +5,6 @@ import binascii
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from darkroom.domain import errors
 
@@ -15,16 +13,6 @@ DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 
 _DIGEST_BYTES = 8
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Page(Generic[T]):
-    """Some entries, and the token of the next page (empty on the last)."""
-
-    entries: Sequence[T]
-    next_page_token: str
 
 
 def page_size(requested: int) -> int:

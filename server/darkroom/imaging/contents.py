@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from darkroom.imaging.room import storage_failure
+from darkroom.imaging.room import storage_failure, sync
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SUFFIX = ".qcow2"
@@ -99,10 +99,10 @@ class LocalContents:
 
     def _publish(self, path: Path, target: Path) -> None:
         path.chmod(0o400)
-        _sync(path)
+        sync(path)
         # A link, not a rename: it fails where the name is taken, in one step.
         os.link(path, target)
-        _sync(self._root)
+        sync(self._root)
 
     @contextlib.contextmanager
     def read_path(self, content_id: str) -> Iterator[Path]:
@@ -126,11 +126,3 @@ class LocalContents:
                 if suffix in (_SUFFIX, _PART_SUFFIX) and _ID.fullmatch(stem):
                     names.add(stem)
         return iter(names)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from darkroom.imaging.room import sync
+
 _SIZE_OFFSET = 24
 """Where a qcow2 header keeps the virtual size: 8 bytes, big-endian (docs/interop/qcow2.txt)."""
 
@@ -31,10 +33,10 @@ def export(content: Path | None, size_bytes: int, target: Path) -> None:
             if _virtual_size_bytes(part) != size_bytes:
                 # Only what this program made itself comes here, so it runs unconfined.
                 _qemu_img("resize", "-q", "-f", "qcow2", str(part), str(size_bytes))
-        _sync(part)
+        sync(part)
         # A link, not a rename: it fails where the name is taken, in one step.
         os.link(part, target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 @contextlib.contextmanager
@@ -69,11 +71,3 @@ def _qemu_img(*arguments: str) -> None:
     if result.returncode:
         said = result.stderr.strip().rpartition("\n")[2]
         raise OSError(f"qemu-img {arguments[0]} failed: {said or result.returncode}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

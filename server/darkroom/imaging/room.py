@@ -1,6 +1,8 @@
-"""What a full disk looks like."""
+"""What a full disk looks like, and how bytes get onto it for good."""
 
 import errno
+import os
+from pathlib import Path
 
 from darkroom.domain import errors
 
@@ -11,3 +13,12 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def storage_failure(error: OSError) -> Exception:
     """STORAGE_FULL where there was no room, else the error itself."""
     return errors.storage_full() if error.errno in _NO_ROOM else error
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
