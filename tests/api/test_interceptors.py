@@ -55,6 +55,7 @@ def test_only_what_comes_before_a_token_is_public() -> None:
     assert public == {
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         "/yandex.cloud.endpoint.ApiEndpointService/Get",
         "/yandex.cloud.endpoint.ApiEndpointService/List",

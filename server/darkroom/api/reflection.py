@@ -1,18 +1,37 @@
-"""grpc.reflection.v1alpha, answered from the descriptor set with its comments.
+"""grpc.reflection.v1 and v1alpha, answered from the descriptor set with its comments.
 
-`grpcio-reflection`'s own servicer answers from the descriptor pool, which has forgotten them.
+`grpcio-reflection`'s own servicer answers from the descriptor pool, which has forgotten them, and
+knows only v1alpha. The two versions differ in the name of their package and in nothing else, so
+the messages of the one read and write the other.
 """
 
 from collections.abc import Iterable, Iterator
 from importlib import resources
 
 import grpc
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, text_format
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-SERVICE = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+_ALPHA = descriptor_pb2.FileDescriptorProto()
+reflection_pb2.DESCRIPTOR.CopyToProto(_ALPHA)
+
+
+_STABLE = text_format.Parse(
+    text_format.MessageToString(_ALPHA).replace("v1alpha", "v1"),
+    descriptor_pb2.FileDescriptorProto(),
+)
+# A pool of its own: the default one is for whoever brings the original file.
+_POOL = DescriptorPool()
+_POOL.Add(_STABLE)
+
+SERVICES: tuple[ServiceDescriptor, ...] = (
+    _POOL.FindServiceByName("grpc.reflection.v1.ServerReflection"),
+    reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
+)
 
 _NOT_FOUND = reflection_pb2.ErrorResponse(
     error_code=grpc.StatusCode.NOT_FOUND.value[0],
@@ -101,11 +120,9 @@ def served_index() -> DescriptorIndex:
     """All we serve: our own .proto files with comments, health and reflection without."""
     packed = resources.files("darkroom_pb").joinpath("descriptors.binpb").read_bytes()
     files = list(descriptor_pb2.FileDescriptorSet.FromString(packed).file)
-    for infrastructure in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        bare = descriptor_pb2.FileDescriptorProto()
-        infrastructure.CopyToProto(bare)
-        files.append(bare)
-    return DescriptorIndex(files)
+    health = descriptor_pb2.FileDescriptorProto()
+    health_pb2.DESCRIPTOR.CopyToProto(health)
+    return DescriptorIndex([*files, health, _STABLE, _ALPHA])
 
 
 class Reflection:

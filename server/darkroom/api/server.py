@@ -134,7 +134,7 @@ class Server:
                 operations.OperationServicer(store, desk),
             )
         }
-        everything = (*services, health.SERVICE, reflection.SERVICE)
+        everything = (*services, health.SERVICE, *reflection.SERVICES)
         check_table(
             [method_path(method) for service in everything for method in service.methods],
             PERMISSIONS,
@@ -193,11 +193,12 @@ class Server:
 
     def _add_reflection(self, interceptors: Interceptors, services: list[str]) -> None:
         answers = reflection.Reflection(reflection.served_index(), services)
-        (method,) = methods_of(reflection.SERVICE, PERMISSIONS)
-        behaviour = interceptors.around_stream(method, answers.answer_all, self._alarms)
-        behaviour.experimental_thread_pool = self._reflection_pool  # type: ignore[attr-defined]
-        handler: Any = grpc.stream_stream_rpc_method_handler(behaviour)
-        self._add(reflection.SERVICE, {method.name: handler})
+        for service in reflection.SERVICES:
+            (method,) = methods_of(service, PERMISSIONS)
+            behaviour = interceptors.around_stream(method, answers.answer_all, self._alarms)
+            behaviour.experimental_thread_pool = self._reflection_pool  # type: ignore[attr-defined]
+            handler: Any = grpc.stream_stream_rpc_method_handler(behaviour)
+            self._add(service, {method.name: handler})
 
     def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
         try:
