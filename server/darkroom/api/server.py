@@ -51,7 +51,8 @@ _OPTIONS = (
     ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
     # Clients of the cloud ping every 30 s, calls or not; the default takes that for an attack.
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # The constant for this in gRPC's C library has a RECV in its name, the option itself has not.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     # Without it two servers could be started on one port, each getting some of the calls.
     ("grpc.so_reuseport", 0),
 )
