@@ -1,6 +1,7 @@
 """Every setting once: flag, environment variable, default and meaning."""
 
 import argparse
+import ipaddress
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -252,9 +253,23 @@ class Settings:
         except ValueError as error:
             raise SettingError(f"source_allow: {error}") from error
 
+    def exposed(self) -> tuple[str, ...]:
+        """Addresses of listeners that other machines may reach."""
+        listeners = (self.listen, self.tls_listen)
+        return tuple(each for each in listeners if each and not is_loopback(each))
+
     def to_environment(self) -> dict[str, str]:
         """The variables that give another process exactly these settings."""
         return {variable(name): _text(getattr(self, name)) for name in _BY_NAME}
+
+
+def is_loopback(address: str) -> bool:
+    """Whether HOST:PORT can be reached from this machine only, by what is written."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 _BY_NAME = {setting.name: setting for setting in fields(Settings)}

@@ -119,3 +119,9 @@ def test_draining_is_told_before_the_end_and_running_imports_go_back(
     outcomes = [line["outcome"] for line in darkroom.log_lines() if "outcome" in line]
     assert outcomes == ["draining"]
     until(lambda: darkroom.scratch() == [], "the scratch folder to be empty")
+
+
+def test_help_of_dev_shows_that_it_needs_no_action() -> None:
+    shown = darkroom_command("dev", "--help")
+    assert shown.returncode == 0
+    assert "[ACTION] ..." in shown.stdout.partition("\n\n")[0]

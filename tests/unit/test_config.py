@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from darkroom import config
+from darkroom.cli import serve
 from darkroom.config import SettingError, Settings, load
 
 
@@ -89,3 +90,21 @@ def test_the_readme_table_is_the_real_one() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     shown = readme.partition("<!-- settings:begin -->")[2].partition("<!-- settings:end -->")[0]
     assert shown.strip() == config.table()
+
+
+@pytest.mark.parametrize(
+    ("listen", "tls_listen", "exposed"),
+    [
+        ("127.0.0.1:1", "[::1]:2", ()),
+        ("localhost:1", "127.8.8.8:2", ()),
+        ("0.0.0.0:1", "", ("0.0.0.0:1",)),
+        ("127.0.0.1:1", "[::]:2", ("[::]:2",)),
+        ("images.example:1", "10.0.0.1:2", ("images.example:1", "10.0.0.1:2")),
+    ],
+)
+def test_listeners_that_others_may_reach_are_warned_of(
+    listen: str, tls_listen: str, exposed: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    serve.warn_of_exposure(Settings(listen=listen, tls_listen=tls_listen))
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [vars(record)["fields"]["address"] for record in warned] == list(exposed)

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -45,6 +46,8 @@ _KERNEL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST_PORT = 20000
 _BLOCK_PORTS = 16
 _STORAGE_PARTS = ("master", "volume", "filer", "admin")
+_SOCKETS = Path("/tmp")  # noqa: S108 - where SeaweedFS makes them, whatever it is told
+_SOCKET = re.compile(r"seaweedfs-[a-z0-9]+-grpc-([0-9]{1,5})\.sock")
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -60,7 +63,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         help="port of the object storage; 0 picks one [default: %(default)s]",
     )
     parser.set_defaults(run=run)
-    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    actions = parser.add_subparsers(dest="action", metavar="[ACTION]")
     upload = actions.add_parser("upload", help="upload a file and print a pre-signed URL of it")
     upload.add_argument("file", type=Path, metavar="FILE")
     # Without a default of its own, which would replace what stands before `upload`.
@@ -122,6 +125,7 @@ def _run(
 ) -> None:
     data_dir.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
     ending.enter_context(only_stack(data_dir))
+    sweep_sockets(_SOCKETS)
     ports = ending.enter_context(_free_ports())
     listen = _address(settings.listen, config.flag("listen"), ports)
     tls_listen = settings.tls_listen
@@ -328,7 +332,25 @@ def _object_storage(stack: Stack, folder: Path, free: Iterator[int]) -> Iterator
     finally:
         # What it leaves behind outside of its folder.
         for name, port in rpc_ports.items():
-            Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)  # noqa: S108
+            (_SOCKETS / f"seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)
+
+
+def sweep_sockets(folder: Path) -> None:
+    """Remove the sockets that object storages of killed stacks have left in a folder.
+
+    Those bear a port of a block that no stack holds now, and nobody listens at them.
+    """
+    for path in folder.glob("seaweedfs-*.sock"):
+        named = _SOCKET.fullmatch(path.name)
+        if named is None or int(named[1]) < _LOWEST_PORT:
+            continue
+        first = int(named[1]) - (int(named[1]) - _LOWEST_PORT) % _BLOCK_PORTS
+        # It may be somebody else's, or gone by now.
+        with contextlib.suppress(OSError), _held(first), socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
 
 
 # --- ports ----------------------------------------------------------------------------------------
@@ -347,9 +369,9 @@ def _free_ports() -> Iterator[Iterator[int]]:
     random.shuffle(blocks)
     for first in blocks:
         block = range(first, first + _BLOCK_PORTS)
-        with socket.socket(socket.AF_UNIX) as held:
+        with ExitStack() as holding:
             try:
-                held.bind(f"\0darkroom-dev-ports-{first}")
+                holding.enter_context(_held(first))
                 for port in block:
                     _probe(socket.AF_INET, (_LOOPBACK, port))
             except OSError:
@@ -357,6 +379,14 @@ def _free_ports() -> Iterator[Iterator[int]]:
             yield iter(block)
             return
     raise StackError("there are no free ports left on loopback")
+
+
+@contextlib.contextmanager
+def _held(first: int) -> Iterator[None]:
+    """Hold the block of ports that begins there. Raises `OSError` if somebody has it."""
+    with socket.socket(socket.AF_UNIX) as name:
+        name.bind(f"\0darkroom-dev-ports-{first}")
+        yield
 
 
 def _probe(family: int, address: Any) -> None:

@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     for server in servers.values():
         server.set_serving(True)
     addresses = {name: server.address for name, server in servers.items()}
+    warn_of_exposure(settings)
     log.info("serving", extra={"fields": {**addresses, "pid": os.getpid()}})
     stop.wait()
     log.info("draining")
@@ -78,6 +79,15 @@ def run(arguments: argparse.Namespace) -> int:
     deployment.close()
     log.info("stopped")
     return 0
+
+
+def warn_of_exposure(settings: Settings) -> None:
+    """A line for each listener that other machines may reach."""
+    for address in settings.exposed():
+        log.warning(
+            "whoever reaches this address may do anything: nobody is asked who they are",
+            extra={"fields": {"address": address}},
+        )
 
 
 def _servers(
