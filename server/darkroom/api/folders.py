@@ -17,7 +17,7 @@ from darkroom_pb.yandex.cloud.resourcemanager.v1 import (
 )
 
 
-def _page(call: Call, asked: tuple[str, ...], ids: dict[str, str]) -> tuple[list[str], str]:
+def _page(call: Call, asked: tuple[str, ...], ids: dict[str, str]) -> tuple[Sequence[str], str]:
     """The ids of a page, by a filter on names, and the token of the next."""
     conditions = parse_filter(call.request.filter)
     if any(condition.field != "name" for condition in conditions):
@@ -30,8 +30,7 @@ def _page(call: Call, asked: tuple[str, ...], ids: dict[str, str]) -> tuple[list
         for each, name in sorted(ids.items())
         if _matches(name, conditions) and (not position or each > str(position[0]))
     ]
-    token = listing.encode_page_token(asked, (rest[size - 1],)) if len(rest) > size else ""
-    return rest[:size], token
+    return listing.page(asked, rest, size, lambda each: (each,))
 
 
 def _matches(name: str, conditions: Sequence[Condition]) -> bool:

@@ -22,8 +22,8 @@ def _page(
     size = listing.page_size(call.request.page_size)
     position = listing.decode_page_token((what,), call.request.page_token, (str,))
     rest = [each for each in sorted(ids) if not position or each > str(position[0])]
-    token = listing.encode_page_token((what,), (rest[size - 1],)) if len(rest) > size else ""
-    return [to_message(each) for each in rest[:size]], token
+    shown, token = listing.page((what,), rest, size, lambda each: (each,))
+    return [to_message(each) for each in shown], token
 
 
 class ZoneServicer:

@@ -1,7 +1,7 @@
 """What the services of images, disks and snapshots have in common: most of it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -79,14 +79,10 @@ class ResourceServicer(Generic[R]):
         size = listing.page_size(request.page_size)
         kinds = [int if key.field == "created_at" else str for key in order]
         after = listing.decode_page_token(asked, request.page_token, kinds)
-        # One more than asked for tells whether there is another page.
         query = Query(request.folder_id, conditions, order, after)
         found: list[R] = self._store.find(wire.kind, query, size + 1)
-        token = ""
-        if len(found) > size:
-            del found[size:]
-            token = listing.encode_page_token(asked, values_of(found[-1], order))
-        entries = {wire.list_field: [wire.to_message(each) for each in found]}
+        shown, token = listing.page(asked, found, size, lambda each: values_of(each, order))
+        entries = {wire.list_field: [wire.to_message(each) for each in shown]}
         return wire.list_response(**entries, next_page_token=token)
 
     def Update(self, call: Call) -> operation_pb2.Operation:
@@ -105,12 +101,9 @@ class ResourceServicer(Generic[R]):
         created_at_us, operation_id = position or (0, "")
         after = int(created_at_us), str(operation_id)
         found: list[Operation] = self._store.list_operations(resource_id, after, size + 1)
-        token = ""
-        if len(found) > size:
-            del found[size:]
-            token = listing.encode_page_token(asked, (found[-1].created_at_us, found[-1].id))
+        shown, token = listing.page(asked, found, size, lambda each: (each.created_at_us, each.id))
         return self.WIRE.operations_response(
-            operations=[operation_to_message(each) for each in found], next_page_token=token
+            operations=map(operation_to_message, shown), next_page_token=token
         )
 
     def ListAccessBindings(self, call: Call) -> access_pb2.ListAccessBindingsResponse:
@@ -121,12 +114,9 @@ class ResourceServicer(Generic[R]):
         position = listing.decode_page_token(asked, call.request.page_token, (str, str, str))
         after = AccessBinding(*map(str, position)) if position else None
         found = self._store.list_bindings(resource_id, after, size + 1)
-        token = ""
-        if len(found) > size:
-            del found[size:]
-            token = listing.encode_page_token(asked, tuple(vars(found[-1]).values()))
+        shown, token = listing.page(asked, found, size, astuple)
         return access_pb2.ListAccessBindingsResponse(
-            access_bindings=map(binding_to_message, found), next_page_token=token
+            access_bindings=map(binding_to_message, shown), next_page_token=token
         )
 
     def SetAccessBindings(self, call: Call) -> operation_pb2.Operation:

@@ -4,9 +4,12 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from darkroom.domain import errors
+
+T = TypeVar("T")
 
 DEFAULT_PAGE_SIZE = 100
 """Entries on a page when page_size is 0 (cloud docs)."""
@@ -87,6 +90,19 @@ def encode_page_token(query: Sequence[str], position: Position) -> str:
     payload = _pack(texts)
     raw = _digest(query, payload) + payload
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def page(
+    query: Sequence[str], found: Sequence[T], size: int, position: Callable[[T], Position]
+) -> tuple[Sequence[T], str]:
+    """The first `size` of what was found, and the token that continues after them.
+
+    One more than `size` must have been asked for: it tells whether there is another page. The
+    token is empty on the last one. `position` gives the values of an entry's order keys.
+    """
+    if len(found) <= size:
+        return found, ""
+    return found[:size], encode_page_token(query, position(found[size - 1]))
 
 
 def decode_page_token(query: Sequence[str], token: str, kinds: Sequence[type]) -> Position:
