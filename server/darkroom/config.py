@@ -126,7 +126,8 @@ class Settings:
     source_allow: tuple[str, ...] = _setting(
         (PUBLIC_OBJECT_STORAGE,),
         "URL of an object storage that Create with `uri` may fetch from: scheme, host, port and "
-        "leading path segments must agree. Repeatable; naming one replaces the default.",
+        "leading path segments must agree. On loopback the port may be `*`, for tests. "
+        "Repeatable; naming one replaces the default.",
     )
     catalog: str = _setting(
         "", "YAML file of images that are made at start-up, once, for everyone. Empty: none."

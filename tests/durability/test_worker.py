@@ -256,6 +256,29 @@ def test_a_cancelled_operation_of_a_dead_worker_ends_cancelled(make_bench: MakeB
     assert "run" not in bench.runner.told
 
 
+def test_work_on_rows_that_are_gone_ends_without_touching_any(make_bench: MakeBench) -> None:
+    """As when a test run wipes its server while an import is about to be published."""
+    published: list[Claim] = []
+
+    def vanish(claim: Claim, watch: PhasedWatch) -> Publish:
+        bench.store.write(lambda tx: tx.clear())
+
+        def publish(tx: Transaction) -> dict[str, Any]:
+            published.append(claim)
+            return {}
+
+        return publish
+
+    bench = make_bench(vanish)
+    operation_id = bench.begin()
+    claim = bench.store.claim("tester")
+    assert claim is not None
+    bench.worker.run_claim(claim)
+    assert bench.store.get_operation(operation_id) is None
+    assert published == []
+    assert bench.runner.told == ["run", "clean"]
+
+
 def test_cancelling_a_finished_operation_returns_it_unchanged(make_bench: MakeBench) -> None:
     bench = make_bench(succeed)
     bench.thread.start()

@@ -38,6 +38,10 @@ ALLOWED = [
     ("https://bucket.s3.example.com/images/", "https://s3.example.com/bucket/images/a"),
     ("http://127.0.0.1:8333/", "http://127.0.0.1:8333/bucket/image"),
     ("http://[::1]:8333/", "http://[0:0:0:0:0:0:0:1]:8333/bucket/image"),
+    ("http://127.0.0.1:*/", "http://127.0.0.1:40123/image"),
+    ("http://127.0.0.1:*", "http://127.0.0.1/image"),
+    ("http://localhost:*/bucket/", "http://localhost:9/bucket/image"),
+    ("https://[::1]:*/", "https://[::1]:8333/bucket/image"),
 ]
 NOT_ALLOWED = [
     (PUBLIC, "https://storage.yandexcloud.net.evil.example/bucket/image"),
@@ -57,6 +61,10 @@ NOT_ALLOWED = [
     ("https://bucket.s3/", "https://s3/bucket/image"),  # a bare parent is too wide
     ("http://127.0.0.1:8333/", "http://127.0.0.1:8334/bucket/image"),
     ("http://127.0.0.1:8333/", "http://127.0.0.2:8333/bucket/image"),
+    ("http://127.0.0.1:*/", "http://127.0.0.2:8333/image"),
+    ("http://127.0.0.1:*/", "https://127.0.0.1:8333/image"),
+    ("http://127.0.0.1:*/bucket/", "http://127.0.0.1:8333/other/image"),
+    ("http://localhost:*/", "http://localhost.example.com:8333/image"),
     ("http://10.0.0.1/", "http://bucket.example/10.0.0.1/image"),
 ]
 INVALID = [
@@ -127,7 +135,17 @@ def test_refuses(url: str) -> None:
     assert "password" not in caught.value.message.replace("a user name or password", "")
 
 
-@pytest.mark.parametrize("url", [*INVALID, f"{PUBLIC}bucket?list-type=2"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *INVALID,
+        f"{PUBLIC}bucket?list-type=2",
+        "http://s3.example.com:*/",
+        "http://127.0.0.2:*/",
+        "http://127.0.0.1:*0/",
+        "http://user:password@127.0.0.1:*/",
+    ],
+)
 def test_an_endpoint_is_read_as_strictly(url: str) -> None:
     with pytest.raises(ValueError, match=r": (its?|the) ") as caught:
         parse_endpoint(url)

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 
 from darkroom.domain import errors
+from darkroom.domain.access import AccessBinding
+from darkroom.domain.image import Image
 from darkroom.domain.operation import Claim, Lease, Operation, State
-from darkroom.storage.port import MetadataStore
+from darkroom.storage.port import MetadataStore, Transaction
 from store.conftest import LEASE_SECONDS, Opener
-from store.rows import NOW_US, an_operation, insert_operation
+from store.rows import NOW_US, a_content, an_image, an_operation, insert_operation
 
 PATIENCE_SECONDS = 10.0
 
@@ -247,6 +249,38 @@ def test_purging_spares_what_is_unfinished_and_goes_by_small_steps(store: Metada
     assert store.purge_operations(NOW_US + 1, 3) == 2
     assert store.purge_operations(NOW_US + 1, 3) == 0
     assert store.get_operation(unfinished.id) == unfinished
+
+
+def test_clearing_leaves_nothing_and_what_was_there_can_be_made_again(
+    store: MetadataStore, open_again: Opener
+) -> None:
+    content = a_content()
+    image = an_image(name="one", content_id=content.id)
+    operation = an_operation(resource_id=image.id)
+    binding = AccessBinding("viewer", "userAccount", "somebody")
+
+    def make(tx: Transaction) -> None:
+        tx.insert_content(content)
+        tx.insert_resource(image)
+        tx.add_binding(image.id, binding)
+        tx.insert_operation(operation)
+        tx.remember("tester", "key", "hash", operation.id)
+
+    store.write(make)
+    other = open_again()
+    claimed = other.claim("worker")
+    assert claimed is not None
+    store.write(lambda tx: tx.clear())
+    assert other.get(Image, image.id) is None
+    assert other.get_operation(operation.id) is None
+    assert other.list_bindings(image.id, None, 10) == []
+    assert other.contents_in_use([content.id]) == set()
+    assert store.write(lambda tx: tx.replay("tester", "key")) is None
+    assert other.heartbeat(claimed.lease, "fetch", 0, None) is None
+    assert not other.write(lambda tx: tx.finish_leased(claimed.lease, NOW_US, response={}))
+    assert other.claim("worker") is None
+    store.write(make)
+    assert store.get(Image, image.id) == image
 
 
 def test_the_schema_can_be_migrated_twice_and_is_checked(store: MetadataStore) -> None:

@@ -60,12 +60,32 @@ def test_a_write_that_the_system_refuses_may_be_repeated(tmp_path: Path) -> None
         with pytest.raises(Failure) as refused:
             insert_image(store)
         assert store.get(Image, image.id) == image
+        assert not store.writable()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert store.writable()
     assert refused.value.code is Code.UNAVAILABLE
     assert refused.value.retry_after_seconds
     assert str(tmp_path) not in refused.value.message
     insert_image(store)
+    store.close()
+
+
+def test_clearing_forgets_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.sqlite"
+    store = SqliteStore(path)
+    store.migrate()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        names = [name for (name,) in connection.execute(tables)]
+        for name in names:
+            columns = connection.execute(f"PRAGMA table_info({name})").fetchall()
+            values = ", ".join("'0'" for _ in columns)
+            connection.execute(f"INSERT INTO {name} VALUES ({values})")
+        store.write(lambda tx: tx.clear())
+        left = [name for name in names if connection.execute(f"SELECT * FROM {name}").fetchall()]
+    assert len(names) >= 5
+    assert left == []
     store.close()
 
 

@@ -706,6 +706,12 @@ CONVERSION_FAILED = _kind(
     "The import is tried again by itself; the operator finds the reason in the log.",
     5.0,
 )
+CONVERTER_MISSING = _kind(
+    Code.FAILED_PRECONDITION,
+    "CONVERTER_MISSING",
+    "This server has no qemu-img, so it imports no images",
+    "The operator has to install it (qemu-utils on Debian); all that moves no bytes works without.",
+)
 SANDBOX_UNAVAILABLE = _kind(
     Code.FAILED_PRECONDITION,
     "SANDBOX_UNAVAILABLE",
@@ -849,6 +855,10 @@ def conversion_timeout() -> Failure:
 
 def conversion_failed() -> Failure:
     return CONVERSION_FAILED.failure()
+
+
+def converter_missing() -> Failure:
+    return CONVERTER_MISSING.failure()
 
 
 def sandbox_unavailable() -> Failure:

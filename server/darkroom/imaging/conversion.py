@@ -73,7 +73,9 @@ class Converter:
         self._compression = compression
 
     def ensure_available(self) -> None:
-        """Raises `Failure` SANDBOX_UNAVAILABLE if `convert` would."""
+        """Raises `Failure` CONVERTER_MISSING or SANDBOX_UNAVAILABLE if nothing can be converted."""
+        if not os.access(QEMU_IMG, os.X_OK):
+            raise errors.converter_missing()
         self._sandbox.ensure_available()
 
     def convert(

@@ -18,6 +18,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL = re.compile(
     r"(?P<scheme>[a-z]+)://(?P<authority>[^/?]*)(?P<path>/[^?]*)?(?:\?(?P<query>.*))?"
 )
+# Test servers get another port each time. Other hosts must name theirs: a port is a service.
+_ANY_PORT = re.compile(r"(https?://(?:localhost|127\.0\.0\.1|\[::1\])):\*(?=/|$)")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -141,7 +143,8 @@ class SourceEndpoint:
 
     scheme: str
     host: str
-    port: int
+    port: int | None
+    """None for any port, which only loopback hosts can have."""
     segments: tuple[bytes, ...]
     explicit: bool
     """The operator's own storage: its name may resolve to private and loopback addresses."""
@@ -149,8 +152,9 @@ class SourceEndpoint:
 
 def parse_endpoint(url: str) -> SourceEndpoint:
     """Read one allow-list entry. Raises `ValueError` naming the entry and its fault."""
+    given, any_port = _ANY_PORT.subn(r"\1", url)
     try:
-        parsed = _parse(url)
+        parsed = _parse(given)
         if parsed.query:
             raise ValueError("it must not have a query")
     except ValueError as error:
@@ -158,7 +162,7 @@ def parse_endpoint(url: str) -> SourceEndpoint:
     return SourceEndpoint(
         parsed.scheme,
         parsed.host,
-        parsed.port,
+        None if any_port else parsed.port,
         parsed.segments,
         explicit=parsed.host not in PUBLIC_HOSTS,
     )
@@ -200,7 +204,7 @@ def _bucket_before(host: str, parent: str) -> str | None:
 
 def _allows(endpoint: SourceEndpoint, url: _Parsed) -> bool | None:
     """None if the endpoint does not cover the URL, else whether it may be at a private address."""
-    if (url.scheme, url.port) != (endpoint.scheme, endpoint.port):
+    if url.scheme != endpoint.scheme or endpoint.port not in (None, url.port):
         return None
     if url.host == endpoint.host:
         return endpoint.explicit if _below(url.segments, endpoint) else None

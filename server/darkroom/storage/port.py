@@ -106,6 +106,9 @@ class Transaction(Protocol):
     def remember(self, subject: str, key: str, request_hash: str, operation_id: str) -> None:
         """Bind an idempotency key to an operation; it lives as long as the operation."""
 
+    def clear(self) -> None:
+        """Delete every row of every table. Only for servers that live as long as a test run."""
+
 
 class MetadataStore(Protocol):
     """Metadata of images, contents and operations. Thread-safe.
@@ -123,7 +126,10 @@ class MetadataStore(Protocol):
         """Raise `SchemaMismatch` unless the schema is the one this program understands."""
 
     def writable(self) -> bool:
-        """Whether a transaction could commit now: what readiness means."""
+        """Whether a transaction that writes can be committed now, found out by committing one.
+
+        It changes nothing that anybody can see. Does not raise for a database out of reach.
+        """
 
     def close(self) -> None: ...
 

@@ -129,6 +129,12 @@ REMEMBER = (
     "VALUES (?, ?, ?, ?)"
 )
 
+# Whatever refers to other rows first.
+CLEAR = tuple(
+    f"DELETE FROM {table}"
+    for table in ("idempotency_key", "operation", "access_binding", "resource", "content")
+)
+
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

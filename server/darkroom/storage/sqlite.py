@@ -171,7 +171,16 @@ class SqliteStore:
 
     def writable(self) -> bool:
         try:
-            self.write(lambda _tx: None)
+            with self._locked(), _translated():
+                self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    # The same version as before, yet a page that has to reach the disk.
+                    (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+                    self._writer.execute(f"PRAGMA user_version = {version}")
+                    self._writer.execute("COMMIT")
+                except BaseException:
+                    self._rollback()
+                    raise
         except Failure:
             return False
         return True

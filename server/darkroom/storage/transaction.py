@@ -168,3 +168,7 @@ class SqlTransaction:
 
     def remember(self, subject: str, key: str, request_hash: str, operation_id: str) -> None:
         self._execute(rows.REMEMBER, (subject, key, request_hash, operation_id))
+
+    def clear(self) -> None:
+        for statement in rows.CLEAR:
+            self._execute(statement, ())

@@ -8,7 +8,7 @@ from typing import Any
 
 from darkroom.domain import errors
 from darkroom.domain.errors import Failure
-from darkroom.domain.operation import Claim
+from darkroom.domain.operation import Claim, State
 from darkroom.domain.work import Interrupted, Reason
 from darkroom.operations.desk import wall_clock_us
 from darkroom.operations.running import Publish, Runner
@@ -134,6 +134,11 @@ class Worker:
         """Write rows and end together, or neither. Raises `_LeaseLost`."""
 
         def change(tx: Transaction) -> None:
+            # Looked at first too: without the lease the rows may be gone, or be somebody else's.
+            operation = tx.operation(claim.lease.operation_id)
+            running = (State.RUNNING, claim.lease.fence)
+            if operation is None or (operation.state, operation.fence) != running:
+                raise _LeaseLost
             response = rows(tx)
             if not tx.finish_leased(claim.lease, self._clock_us(), error=error, response=response):
                 raise _LeaseLost
