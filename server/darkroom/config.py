@@ -188,6 +188,22 @@ class Settings:
     max_concurrent_rpcs: int = _setting(
         32, "Calls whose handlers run at the same moment; more are refused.", _whole_number(1)
     )
+    max_active_operations_per_folder: int = _setting(
+        1000,
+        "Operations of one folder that may be under way at once; more are refused. The cloud has "
+        "15, which is little for a test suite that runs in parallel. 0: any number.",
+        _whole_number(0),
+    )
+    max_request_size: int = _setting(
+        1024**2,
+        "Largest request, bytes; the largest there is needs a quarter.",
+        _whole_number(4096),
+    )
+    max_metadata_size: int = _setting(
+        16 * 1024,
+        "Largest metadata of a request, bytes, 32 for each entry included.",
+        _whole_number(4096),
+    )
     rpc_threads: int = _setting(
         512,
         "Calls that may be open at once, including those whose request has not arrived yet.",

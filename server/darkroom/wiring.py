@@ -71,6 +71,7 @@ def operations(deployment: Deployment) -> Operations:
         {**dict.fromkeys(KINDS, DelayedEnding()), IMAGE_CREATE: EitherEnding(ImageCreateEnding())},
         deployment.keyring.seal,
         delay_seconds=deployment.settings.operation_delay,
+        max_active_per_folder=deployment.settings.max_active_operations_per_folder,
     )
 
 

@@ -1,6 +1,7 @@
 """What only DiskService does: sizes, blocks, types, zones, placement, moving."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -151,6 +152,22 @@ def test_places_and_schedules_that_are_not_here_are_refused(disks: Kind, folder:
         assert (failed.code, failed.message) == (FAILED_PRECONDITION, message)
     failed = refused(lambda: disks.begin(folder, snapshot_schedule_ids=["s"]))
     assert (failed.code, [*failed.fields]) == (INVALID, ["snapshot_schedule_ids"])
+
+
+def test_a_repeat_is_answered_where_the_place_is_no_longer_offered(tmp_path: Path) -> None:
+    key = {"metadata": (("idempotency-key", "once"),)}
+    moved = {"metadata": (("idempotency-key", "moved"),)}
+    elsewhere = {"destination_zone_id": "ru-central1-d"}
+    with in_process(tmp_path, disk_type=("network-hdd", "network-ssd")) as cloud:
+        disks = cloud.kind("disks")
+        first = disks.begin("folder", type_id="network-ssd", **key)
+        disk_id = disks.id_of(first)
+        relocated = cloud.disks.Relocate(disk_id=disk_id, **elsewhere, **moved)
+    with in_process(tmp_path, disk_type=("network-hdd",), zone=("ru-central1-b",)) as cloud:
+        assert cloud.kind("disks").begin("folder", type_id="network-ssd", **key) == first
+        assert cloud.disks.Relocate(disk_id=disk_id, **elsewhere, **moved) == relocated
+        failed = refused(lambda: cloud.disks.Relocate(disk_id=disk_id, **elsewhere))
+        assert (failed.code, failed.reason) == (FAILED_PRECONDITION, "UNKNOWN_CHOICE")
 
 
 # --- Update ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from api.client import CREATE, GET, URI, Client, refused, until
+from api.client import CREATE, GET, URI, Client, connect, refused, until
 from api.conftest import LogLines, Starter
 from darkroom.api.status import DOMAIN
 from darkroom.domain import errors
@@ -103,7 +103,37 @@ def test_an_unknown_method_is_unimplemented_with_ids(
 def test_an_oversized_request_is_refused_and_the_connection_lives(client: Client) -> None:
     failed = refused(lambda: client.raw(CREATE, b"\0" * (1024 * 1024 + 1)))
     assert failed.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failed.reason == "REQUEST_TOO_LARGE"
+    assert failed.message == "The request has 1048577 bytes, at most 1048576 are taken"
+    far_too_large = refused(lambda: client.raw(CREATE, b"\0" * (4 * 1024 * 1024 + 1)))
+    assert far_too_large.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "larger than max" in far_too_large.message
     assert list_headers(client)
+
+
+def test_oversized_metadata_is_refused_and_the_connection_lives(
+    client: Client, lines: LogLines
+) -> None:
+    assert list_headers(client, metadata=[("x-much", "y" * 15_000)])
+    failed = refused(lambda: client.get(metadata=[("x-much", "y" * 16_500)]))
+    assert failed.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failed.reason == "METADATA_TOO_LARGE"
+    assert failed.message.endswith("at most 16384 are taken")
+    assert lines.calls()[-1]["reason"] == "METADATA_TOO_LARGE"
+    assert failed.headers["x-request-id"]
+    far_too_large = refused(lambda: client.get(metadata=[("x-much", "y" * 70_000)]))
+    assert far_too_large.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "metadata size exceeds" in far_too_large.message
+    assert list_headers(client)
+
+
+def test_the_limits_of_sizes_are_settings(start: Starter) -> None:
+    server = start(max_request_size=4096, max_metadata_size=4096)
+    with connect(server.address) as channel:
+        client = Client(channel)
+        assert refused(lambda: client.raw(CREATE, b"\0" * 4097)).reason == "REQUEST_TOO_LARGE"
+        large = refused(lambda: client.get(metadata=[("x-much", "y" * 4096)]))
+        assert large.reason == "METADATA_TOO_LARGE"
 
 
 def test_every_broken_rule_is_reported_in_one_answer(client: Client) -> None:

@@ -11,6 +11,7 @@ from darkroom.api.calls import Call, method_path, methods_of
 from darkroom.api.convert import OPERATION_TYPES, OperationTypeError, check_operation_types
 from darkroom.api.images import ImageServicer
 from darkroom.api.interceptors import Interceptors
+from darkroom.api.operations import OperationServicer
 from darkroom.api.permissions import PERMISSIONS, PUBLIC, PermissionTableError, check_table
 from darkroom.api.server import ServicerError, implementation
 from darkroom.domain.errors import Failure
@@ -26,6 +27,7 @@ def test_the_interceptors_stand_in_this_order() -> None:
         "request id",
         "access log",
         "errors",
+        "admission",
         "authentication",
         "load limit",
         "validation",
@@ -76,6 +78,12 @@ def test_methods_know_from_the_proto_file_whether_they_begin_an_operation() -> N
         if each.begins_operation
     }
     assert begin == {"Create", "Update", "Delete", "SetAccessBindings", "UpdateAccessBindings"}
+
+
+def test_a_cancel_writes_and_begins_no_operation() -> None:
+    writes = {each.name: each for each in methods_of(OperationServicer.SERVICE, PERMISSIONS)}
+    assert writes["Cancel"].writes and not writes["Cancel"].begins_operation
+    assert not writes["Get"].writes
 
 
 def test_what_a_servicer_lacks_is_not_implemented() -> None:

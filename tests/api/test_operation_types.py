@@ -9,6 +9,9 @@ from google.protobuf import descriptor_pool
 
 from api.client import URI, refused
 from api.cloud import PLURALS, SERVICES, Cloud, Kind, fresh_folder, in_process, unpacked
+from darkroom.domain.ids import new_id
+from darkroom.domain.operation import Operation, State
+from darkroom.operations.desk import wall_clock_us
 from darkroom_pb.yandex.cloud.api import operation_pb2 as operation_option
 
 BINDING = {"role_id": "viewer", "subject": {"id": "someone", "type": "userAccount"}}
@@ -115,3 +118,38 @@ def test_an_operation_that_is_not_there_is_not_found(cloud: Cloud, method: str) 
     failed = refused(lambda: call(operation_id="fd8absent"))
     assert failed.code is grpc.StatusCode.NOT_FOUND
     assert failed.message == 'Operation "fd8absent" not found'
+
+
+def from_a_newer_version(cloud: Cloud, resource_id: str, state: State) -> str:
+    """Keep an operation of a kind that this version does not know; returns its id."""
+    response = {"surprise": 1} if state is State.DONE else None
+    now_us = wall_clock_us()
+    values = (new_id(), "image.polish", "folder", resource_id, now_us, "someone", now_us, state)
+    operation = Operation(*values, response=response)
+    cloud.store.write(lambda tx: tx.insert_operation(operation))
+    return operation.id
+
+
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("method", ["Get", "Cancel"])
+def test_an_operation_of_a_kind_that_only_a_newer_version_knows_is_told_so(
+    cloud: Cloud, state: State, method: str
+) -> None:
+    operation_id = from_a_newer_version(cloud, "fd8image", state)
+    call: Callable[..., Any] = getattr(cloud.operations, method)
+    failed = refused(lambda: call(operation_id=operation_id))
+    assert failed.code is grpc.StatusCode.UNIMPLEMENTED
+    assert failed.reason == "OPERATION_KIND_UNKNOWN"
+    assert operation_id in failed.message
+    kept = cloud.store.get_operation(operation_id)
+    assert kept is not None and kept.state is state and not kept.cancel_requested
+
+
+def test_an_operation_of_an_unknown_kind_does_not_spoil_a_listing(cloud: Cloud) -> None:
+    images = cloud.kind("images")
+    made = images.create(fresh_folder())
+    unknown = from_a_newer_version(cloud, made, State.DONE)
+    first, second = images.stub.ListOperations(image_id=made).operations
+    assert first.metadata.TypeName() == "yandex.cloud.compute.v1.CreateImageMetadata"
+    assert (second.id, second.description, second.done) == (unknown, "image.polish", True)
+    assert not second.HasField("metadata") and second.WhichOneof("result") is None

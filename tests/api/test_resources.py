@@ -534,3 +534,15 @@ def test_every_change_can_be_repeated_with_its_key(kind: Kind, folder: str) -> N
         assert begin(**fields, **keyed(method)) == begin(**fields, **keyed(method))
     failed = refused(lambda: kind.begin(folder, name="other", **source, **keyed("Create")))
     assert (failed.code, failed.reason) == (INVALID, "IDEMPOTENCY_KEY_REUSED")
+
+
+def test_the_order_of_bindings_makes_no_other_request(kind: Kind, folder: str) -> None:
+    made = kind.create(folder)
+    other = {**BINDING, "role_id": "editor"}
+    key = {"metadata": (("idempotency-key", f"{folder}-{kind.noun}-set"),)}
+
+    def set_bindings(*bindings: dict[str, Any]) -> Any:
+        return kind.stub.SetAccessBindings(resource_id=made, access_bindings=bindings, **key)
+
+    assert set_bindings(BINDING, other) == set_bindings(other, BINDING, other)
+    assert refused(lambda: set_bindings(other)).reason == "IDEMPOTENCY_KEY_REUSED"

@@ -310,3 +310,37 @@ def test_concurrent_writers_all_get_through(
         thread.join()
     assert failures == []
     assert store.purge_operations(NOW_US + 1, 1000) == writers * 10
+
+
+def test_unfinished_operations_of_a_folder_are_counted_up_to_a_bound(store: MetadataStore) -> None:
+    for _ in range(3):
+        insert_operation(store)
+    insert_operation(store, folder_id="folder-b")
+    insert_operation(store, state=State.DONE, response={})
+    running = store.claim("one")
+    assert running is not None
+    assert store.write(lambda tx: tx.count_unfinished("folder-a", 10)) == 3
+    assert store.write(lambda tx: tx.count_unfinished("folder-a", 2)) == 2
+    assert store.write(lambda tx: tx.count_unfinished("nowhere", 10)) == 0
+
+
+def test_who_counts_before_adding_never_goes_over_the_bound(open_again: Opener) -> None:
+    limit, barrier = 3, threading.Barrier(4)
+    added: list[bool] = []
+
+    def add(store: MetadataStore) -> None:
+        def change(tx: Transaction) -> bool:
+            if tx.count_unfinished("folder-a", limit) >= limit:
+                return False
+            tx.insert_operation(an_operation())
+            return True
+
+        barrier.wait()
+        added.extend(store.write(change) for _ in range(3))
+
+    threads = [threading.Thread(target=add, args=(open_again(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(added) == 12 and sum(added) == limit

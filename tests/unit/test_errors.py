@@ -9,11 +9,14 @@ import pytest
 from darkroom.domain import errors
 from darkroom.domain.errors import CATALOGUE, Failure, Kind
 
+FULL_STOPS = {"ACTIVE_OPERATIONS_LIMIT"}
+"""Texts that are the cloud's own, full stop and all."""
+
 
 @pytest.mark.parametrize("kind", CATALOGUE.values(), ids=CATALOGUE)
 def test_every_kind_says_what_to_do(kind: Kind) -> None:
     assert kind.reason == kind.reason.upper()
-    assert kind.message and not kind.message.endswith(".")
+    assert kind.message and (kind.message.endswith(".") == (kind.reason in FULL_STOPS))
     assert kind.advice.endswith(".")
     if kind.retry_after_seconds is not None:
         assert kind.retry_after_seconds > 0

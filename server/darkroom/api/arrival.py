@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 8192
 """Calls of one pool that may wait for their request; beyond it the oldest is given up."""
 
+_LEAST_RUNNING = 128
+"""Calls of one pool that may have their request and no answer yet, however few its threads."""
+
 _LONGEST_PAUSE_SECONDS = 0.5
 
 _THUNK = "_unary_request.<locals>.unary_request"
@@ -49,6 +52,7 @@ class NoRequest:
 
 MISSING = NoRequest("the client closed the call without a request")
 LATE = NoRequest("no request within the time that is allowed")
+CROWDED = NoRequest("too many calls wait for their answer; this one's request was dropped")
 
 
 class Alarms:
@@ -158,12 +162,14 @@ class _Ticket:
 class RequestFirstExecutor(ThreadPoolExecutor):
     """A pool that starts a call of one request once that request is there.
 
-    The behaviour gets the request as bytes, or `MISSING`, or `LATE`.
+    The behaviour gets the request as bytes, or `MISSING`, `LATE` or `CROWDED`.
     """
 
     def __init__(self, threads: int, alarms: Alarms, name: str) -> None:
         super().__init__(threads, thread_name_prefix=name)
         self._alarms = alarms
+        # Whoever comes after these will be refused: there is no use in keeping their requests.
+        self._max_running = max(threads, _LEAST_RUNNING)
         self._running: set[object] = set()
 
     @property
@@ -188,7 +194,7 @@ class RequestFirstExecutor(ThreadPoolExecutor):
         # grpcio calls this on its one serving thread, which must never stop or raise.
         ticket = _Ticket()
         alarms, running, submit = self._alarms, self._running, super().submit
-        token = _server._RECEIVE_MESSAGE_TOKEN
+        token, max_running = _server._RECEIVE_MESSAGE_TOKEN, self._max_running
 
         def ended(_work: object) -> None:
             running.discard(ticket)
@@ -208,7 +214,7 @@ class RequestFirstExecutor(ThreadPoolExecutor):
             data = event.batch_operations[0].message()
             if alarms.call_off(ticket):
                 if data is not None:
-                    start(data)
+                    start(data if len(running) < max_running else CROWDED)
                 elif state.client is not _server._CANCELLED:
                     start(MISSING)
                 else:

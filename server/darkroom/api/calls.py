@@ -17,13 +17,15 @@ from darkroom_pb.yandex.cloud.api import operation_pb2
 
 @dataclass(frozen=True)
 class Method:
-    """One RPC. `permission` comes from the table; `begins_operation` from the .proto file."""
+    """One RPC. `permission` comes from the table, the rest from the .proto file."""
 
     path: str
     request: type[Message] | None = None
     response: type[Message] = Empty
     permission: str = PUBLIC
     begins_operation: bool = False
+    writes: bool = False
+    """Whether it waits for the database's writers."""
     client_streaming: bool = False
     server_streaming: bool = False
 
@@ -37,6 +39,14 @@ def method_path(descriptor: MethodDescriptor) -> str:
     return f"/{descriptor.containing_service.full_name}/{descriptor.name}"
 
 
+_CANCEL = "/yandex.cloud.operation.OperationService/Cancel"
+"""The one method that writes without beginning an operation."""
+
+
+def _begins_operation(descriptor: MethodDescriptor) -> bool:
+    return bool(descriptor.GetOptions().HasExtension(operation_pb2.operation))
+
+
 def methods_of(service: ServiceDescriptor, permissions: dict[str, str]) -> list[Method]:
     """The methods of a service. The permission table must have been checked."""
     return [
@@ -45,7 +55,8 @@ def methods_of(service: ServiceDescriptor, permissions: dict[str, str]) -> list[
             request=GetMessageClass(descriptor.input_type),
             response=GetMessageClass(descriptor.output_type),
             permission=permissions[method_path(descriptor)],
-            begins_operation=descriptor.GetOptions().HasExtension(operation_pb2.operation),
+            begins_operation=_begins_operation(descriptor),
+            writes=_begins_operation(descriptor) or method_path(descriptor) == _CANCEL,
             client_streaming=descriptor.client_streaming,
             server_streaming=descriptor.server_streaming,
         )

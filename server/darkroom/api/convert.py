@@ -418,16 +418,14 @@ def _timestamp(microseconds: int) -> Timestamp:
 
 
 def operation_to_message(operation: Operation) -> operation_pb2.Operation:
-    """An operation as users see it: metadata always there, of exactly the promised type."""
-    types = OPERATION_TYPES[operation.kind]
-    message = operation_pb2.Operation(
-        id=operation.id,
-        description=DESCRIPTIONS[operation.kind],
-        created_at=_timestamp(operation.created_at_us),
-        created_by=operation.created_by,
-        modified_at=_timestamp(operation.modified_at_us),
-        done=operation.done,
-    )
+    """An operation as users see it: metadata always there, of exactly the promised type.
+
+    Raises `Failure` OPERATION_KIND_UNKNOWN.
+    """
+    types = OPERATION_TYPES.get(operation.kind)
+    if types is None:
+        raise errors.operation_kind_unknown(operation.id)
+    message = _bare_operation(operation, DESCRIPTIONS[operation.kind])
     _pack(message.metadata, types.metadata(operation))
     if operation.error is not None:
         # A cancelled one needs no advice, and of a taken name the cloud has words of its own.
@@ -436,3 +434,24 @@ def operation_to_message(operation: Operation) -> operation_pb2.Operation:
     elif operation.response is not None:
         _pack(message.response, types.response(operation.response))
     return message
+
+
+def listed_operation_to_message(operation: Operation) -> operation_pb2.Operation:
+    """The same in a listing, which one operation of an unknown kind must not spoil.
+
+    Such a one has its kind for a description, and neither metadata nor result.
+    """
+    if operation.kind in OPERATION_TYPES:
+        return operation_to_message(operation)
+    return _bare_operation(operation, operation.kind)
+
+
+def _bare_operation(operation: Operation, description: str) -> operation_pb2.Operation:
+    return operation_pb2.Operation(
+        id=operation.id,
+        description=description,
+        created_at=_timestamp(operation.created_at_us),
+        created_by=operation.created_by,
+        modified_at=_timestamp(operation.modified_at_us),
+        done=operation.done,
+    )

@@ -1,5 +1,8 @@
 """yandex.cloud.compute.v1.DiskService."""
 
+from dataclasses import dataclass
+from typing import Any
+
 from darkroom.api.calls import Call
 from darkroom.api.convert import create_disk_command, disk_to_message, placement_from_message
 from darkroom.api.masks import Updatable
@@ -7,9 +10,9 @@ from darkroom.api.resources import ResourceServicer, Wire
 from darkroom.domain import errors
 from darkroom.domain.disk import Disk
 from darkroom.domain.places import Places
-from darkroom.operations.desk import Operations
+from darkroom.operations.desk import Begun, Command, Opening, Operations
 from darkroom.operations.disk_move import MoveDisk, RelocateDisk
-from darkroom.storage.port import MetadataStore
+from darkroom.storage.port import MetadataStore, Transaction
 from darkroom_pb.yandex.cloud.compute.v1 import disk_service_pb2
 from darkroom_pb.yandex.cloud.operation import operation_pb2
 
@@ -33,6 +36,31 @@ _UPDATABLE = {
 }
 
 
+@dataclass(frozen=True)
+class _Placed:
+    """A command whose places are checked when it begins: a repeat is past that."""
+
+    command: Command
+    places: Places
+    zone_id: str
+    type_id: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.command.kind
+
+    def identity(self) -> dict[str, Any]:
+        return self.command.identity()
+
+    def begin(self, tx: Transaction, opening: Opening) -> Begun:
+        places = self.places
+        if self.zone_id not in places.zone_ids:
+            raise errors.unknown_choice("Zone", self.zone_id, places.zone_ids)
+        if self.type_id and self.type_id not in places.disk_type_ids:
+            raise errors.unknown_choice("Disk type", self.type_id, places.disk_type_ids)
+        return self.command.begin(tx, opening)
+
+
 class DiskServicer(ResourceServicer[Disk]):
     """What only disks have: zones, types, moving."""
 
@@ -51,28 +79,21 @@ class DiskServicer(ResourceServicer[Disk]):
         super().__init__(store, operations)
         self._places = places
 
-    def _check_zone(self, zone_id: str) -> None:
-        if zone_id not in self._places.zone_ids:
-            raise errors.unknown_choice("Zone", zone_id, self._places.zone_ids)
-
     def Create(self, call: Call) -> operation_pb2.Operation:
         command = create_disk_command(call.request)
-        self._check_zone(command.zone_id)
-        if command.type_id not in self._places.disk_type_ids:
-            raise errors.unknown_choice("Disk type", command.type_id, self._places.disk_type_ids)
-        return self._begun(call, command)
+        placed = _Placed(command, self._places, command.zone_id, command.type_id)
+        return self._begun(call, placed)
 
     def Move(self, call: Call) -> operation_pb2.Operation:
         return self._begun(call, MoveDisk(self._id(call), call.request.destination_folder_id))
 
     def Relocate(self, call: Call) -> operation_pb2.Operation:
         request = call.request
-        self._check_zone(request.destination_zone_id)
         placement = None
         if request.HasField("disk_placement_policy"):
             placement = placement_from_message(request.disk_placement_policy)
         command = RelocateDisk(self._id(call), request.destination_zone_id, placement)
-        return self._begun(call, command)
+        return self._begun(call, _Placed(command, self._places, request.destination_zone_id))
 
     def ListSnapshotSchedules(
         self, call: Call

@@ -7,6 +7,7 @@ a method needs an identity, a right and a place under the load limit is the perm
 import logging
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from darkroom.api.arrival import LATE, Alarms, NoRequest
+from darkroom.api.arrival import CROWDED, LATE, Alarms, NoRequest
 from darkroom.api.authentication import Authenticator, Authorizer
 from darkroom.api.calls import Call, Handler, Method
 from darkroom.api.permissions import PUBLIC
@@ -37,6 +38,10 @@ _MAX_SHOWN_CHARACTERS = 120
 """Of what callers choose freely: user agents, names of methods that do not exist."""
 _PATIENCE_SECONDS = 0.5
 """How long a call may wait for its turn under the load limit before it is refused."""
+_WAITING_PER_PLACE = 4
+"""Calls that may wait so, for each that may run: more could not have their turn in time anyway."""
+_ENTRY_BYTES = 32
+"""What each entry of metadata counts beside its name and value (RFC 9113, 6.5.2)."""
 
 
 class Interceptors:
@@ -49,19 +54,24 @@ class Interceptors:
         *,
         max_running: int,
         request_seconds: float,
+        max_request_bytes: int = sys.maxsize,
+        max_metadata_bytes: int = sys.maxsize,
     ) -> None:
         """`request_seconds` is only shown to users: the pool of the server keeps the limit."""
         self._authenticator = authenticator
         self._authorizer = authorizer
         self._validator = Validator()
         self._request_seconds = request_seconds
-        self._places = threading.Semaphore(max_running)
+        self._max_request_bytes = max_request_bytes
+        self._max_metadata_bytes = max_metadata_bytes
+        self._places = _Places(max_running)
         # Writers all wait for one lock; if whoever holds it is stuck, readers still get through.
-        self._writing_places = threading.Semaphore(max(1, max_running // 2))
+        self._writing_places = _Places(max(1, max_running // 2))
         self.ordered: tuple[tuple[str, Callable[[Method, Handler], Handler]], ...] = (
             ("request id", self._request_id),
             ("access log", self._access_log),
             ("errors", self._errors),
+            ("admission", self._admission),
             ("authentication", self._authentication),
             ("load limit", self._load_limit),
             ("validation", self._validation),
@@ -135,6 +145,24 @@ class Interceptors:
 
         return handle
 
+    def _admission(self, method: Method, inner: Handler) -> Handler:
+        """Refuse what is too much before anything is done for it."""
+        max_request_bytes, max_metadata_bytes = self._max_request_bytes, self._max_metadata_bytes
+
+        def handle(call: Call) -> Any:
+            if call.request is CROWDED:
+                raise errors.overloaded()
+            if call.request.__class__ is bytes and len(call.request) > max_request_bytes:
+                raise errors.request_too_large(len(call.request), max_request_bytes)
+            size_bytes = 0
+            for key, value in call.metadata.items():
+                size_bytes += len(key) + len(value) + _ENTRY_BYTES
+            if size_bytes > max_metadata_bytes:
+                raise errors.metadata_too_large(size_bytes, max_metadata_bytes)
+            return inner(call)
+
+        return handle
+
     def _authentication(self, method: Method, inner: Handler) -> Handler:
         if method.permission == PUBLIC:
             return inner
@@ -150,7 +178,7 @@ class Interceptors:
         if method.permission == PUBLIC:
             return inner
         limited = _limited(self._places, inner)
-        return _limited(self._writing_places, limited) if method.begins_operation else limited
+        return _limited(self._writing_places, limited) if method.writes else limited
 
     def _validation(self, method: Method, inner: Handler) -> Handler:
         if method.request is None:  # an unknown method: nobody knows what its request would be
@@ -191,9 +219,29 @@ class Interceptors:
         return handle
 
 
-def _limited(places: threading.Semaphore, inner: Handler) -> Handler:
+class _Places:
+    """Calls that may run at once, and a few more that may wait a moment for their turn."""
+
+    def __init__(self, count: int) -> None:
+        self._free = threading.Semaphore(count)
+        self._waiting = threading.Semaphore(count * _WAITING_PER_PLACE)
+        self.release = self._free.release
+
+    def acquire(self) -> bool:
+        """False at once if too many wait already, or after the wait."""
+        if self._free.acquire(blocking=False):
+            return True
+        if not self._waiting.acquire(blocking=False):
+            return False
+        try:
+            return self._free.acquire(timeout=_PATIENCE_SECONDS)
+        finally:
+            self._waiting.release()
+
+
+def _limited(places: _Places, inner: Handler) -> Handler:
     def handle(call: Call) -> Any:
-        if not places.acquire(blocking=False) and not places.acquire(timeout=_PATIENCE_SECONDS):
+        if not places.acquire():
             raise errors.overloaded()
         try:
             return inner(call)

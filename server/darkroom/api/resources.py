@@ -12,6 +12,7 @@ from darkroom.api.convert import (
     binding_from_message,
     binding_to_message,
     delta_from_message,
+    listed_operation_to_message,
     operation_to_message,
 )
 from darkroom.api.masks import Updatable, changes
@@ -103,7 +104,7 @@ class ResourceServicer(Generic[R]):
         found: list[Operation] = self._store.list_operations(resource_id, after, size + 1)
         shown, token = listing.page(asked, found, size, lambda each: (each.created_at_us, each.id))
         return self.WIRE.operations_response(
-            operations=map(operation_to_message, shown), next_page_token=token
+            operations=map(listed_operation_to_message, shown), next_page_token=token
         )
 
     def ListAccessBindings(self, call: Call) -> access_pb2.ListAccessBindingsResponse:

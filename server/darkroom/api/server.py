@@ -34,9 +34,6 @@ from darkroom.storage.port import MetadataStore
 
 log = logging.getLogger(__name__)
 
-MAX_REQUEST_BYTES = 1024 * 1024
-"""The largest request of the API has 1000 access bindings, about a quarter of this."""
-MAX_METADATA_BYTES = 16 * 1024
 MAX_CONCURRENT_STREAMS = 100
 """Per connection: what keeps one client's rapid resets from everybody else's calls."""
 _HEALTH_THREADS = 4
@@ -44,10 +41,11 @@ _REFLECTION_THREADS = 128
 """A reflection stream holds a thread for as long as it is open."""
 _FLUSH_SECONDS = 0.2
 
+_WALL = 4
+"""The interceptors refuse what is above a limit, with advice and a line in the log. What is this
+many times above it gRPC's core refuses, with neither, before it takes room."""
+
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
     # Clients of the cloud ping every 30 s, calls or not; the default takes that for an attack.
     ("grpc.keepalive_permit_without_calls", 1),
@@ -56,6 +54,16 @@ _OPTIONS = (
     # Without it two servers could be started on one port, each getting some of the calls.
     ("grpc.so_reuseport", 0),
 )
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        *_OPTIONS,
+        ("grpc.max_receive_message_length", settings.max_request_size * _WALL),
+        # Above the first of these two core refuses now and then, above the second always.
+        ("grpc.max_metadata_size", settings.max_metadata_size * _WALL),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_size * _WALL),
+    ]
 
 
 _CONSTANTS = frozenset({"SERVICE", "WIRE"})
@@ -146,13 +154,15 @@ class Server:
             authorizer,
             max_running=settings.max_concurrent_rpcs,
             request_seconds=settings.request_body_seconds,
+            max_request_bytes=settings.max_request_size,
+            max_metadata_bytes=settings.max_metadata_size,
         )
         self._alarms = Alarms(settings.request_body_seconds)
         self._pool = executor(settings.rpc_threads, self._alarms, "rpc")
         self._health_pool = executor(_HEALTH_THREADS, self._alarms, "health")
         self._reflection_pool = ThreadPoolExecutor(_REFLECTION_THREADS, "reflection")
         self._health = health.Health(service.full_name for service in services)
-        self._server = grpc.server(self._pool, options=_OPTIONS)
+        self._server = grpc.server(self._pool, options=_options(settings))
         for service, handlers in services.items():
             self._add(
                 service,

@@ -209,6 +209,18 @@ REQUEST_UNREADABLE = _kind(
     "The request is not a valid {type} message",
     "Make the request with code generated from the .proto files; text must be valid UTF-8.",
 )
+REQUEST_TOO_LARGE = _kind(
+    Code.RESOURCE_EXHAUSTED,
+    "REQUEST_TOO_LARGE",
+    "The request has {size_bytes} bytes, at most {limit_bytes} are taken",
+    "Send less in one request, or ask the operator for a higher limit; the same call fails again.",
+)
+METADATA_TOO_LARGE = _kind(
+    Code.RESOURCE_EXHAUSTED,
+    "METADATA_TOO_LARGE",
+    "The request's metadata has {size_bytes} bytes, at most {limit_bytes} are taken",
+    "Send shorter headers, or ask the operator for a higher limit; the same call fails again.",
+)
 REQUEST_MISSING = _kind(
     Code.INVALID_ARGUMENT,
     "REQUEST_MISSING",
@@ -264,6 +276,15 @@ def idempotency_key_invalid() -> Failure:
 def request_unreadable(type: str) -> Failure:
     """`type` is the full name of the message that was expected."""
     return REQUEST_UNREADABLE.failure(type=type)
+
+
+def request_too_large(size_bytes: int, limit_bytes: int) -> Failure:
+    return REQUEST_TOO_LARGE.failure(size_bytes=size_bytes, limit_bytes=limit_bytes)
+
+
+def metadata_too_large(size_bytes: int, limit_bytes: int) -> Failure:
+    """Each entry counts 32 bytes more than its name and value, as in HTTP/2 (RFC 9113 6.5.2)."""
+    return METADATA_TOO_LARGE.failure(size_bytes=size_bytes, limit_bytes=limit_bytes)
 
 
 def request_missing() -> Failure:
@@ -423,6 +444,19 @@ SOURCE_URL_UNREADABLE = _kind(
     "The server cannot read the URL any more: the key that sealed it is gone",
     "Create the image again; the operator should keep old keys until their operations have ended.",
 )
+OPERATION_KIND_UNKNOWN = _kind(
+    Code.UNIMPLEMENTED,
+    "OPERATION_KIND_UNKNOWN",
+    'Operation "{id}" is of a kind that this version of Darkroom does not know',
+    "A newer version began it: ask again once every server runs that version.",
+)
+ACTIVE_OPERATIONS_LIMIT = _kind(
+    Code.RESOURCE_EXHAUSTED,
+    "ACTIVE_OPERATIONS_LIMIT",
+    "The limit on maximum number of active operations has exceeded.",
+    "Wait until operations in this folder have ended, or ask the operator for a higher limit.",
+    5.0,
+)
 STORE_BUSY = _kind(
     Code.UNAVAILABLE,
     "STORE_BUSY",
@@ -469,6 +503,19 @@ def operation_gave_up(attempts: int) -> Failure:
 
 def source_url_unreadable() -> Failure:
     return SOURCE_URL_UNREADABLE.failure()
+
+
+def operation_kind_unknown(id: str) -> Failure:
+    return OPERATION_KIND_UNKNOWN.failure(id=id)
+
+
+def active_operations_limit(folder_id: str, limit: int) -> Failure:
+    """The text is the cloud's (seen); the metric's name is ours."""
+    return ACTIVE_OPERATIONS_LIMIT.failure(
+        Quota("compute.activeOperations.count", limit, limit, limit + 1),
+        folder_id=folder_id,
+        limit=limit,
+    )
 
 
 def store_busy() -> Failure:

@@ -59,7 +59,7 @@ def stock(store: MetadataStore, operations: Operations, entries: Iterable[Catalo
             continue
         _check_file(entry)
         try:
-            operation = operations.begin(entry.command, Caller(SUBJECT, key))
+            operation = operations.begin(entry.command, Caller(SUBJECT, key), limited=False)
         except Failure as failure:
             if failure.retry_after_seconds is not None:
                 raise

@@ -153,12 +153,16 @@ class SetBindings:
         return _operation_kind(self.resource_kind, "set_bindings")
 
     def identity(self) -> dict[str, Any]:
-        return {"id": self.resource_id, "bindings": [vars(binding) for binding in self.bindings]}
+        # A set: neither their order nor repeated ones make another request.
+        return {"id": self.resource_id, "bindings": [vars(each) for each in self._as_set()]}
+
+    def _as_set(self) -> list[AccessBinding]:
+        return sorted(set(self.bindings))
 
     def begin(self, tx: Transaction, opening: Opening) -> Begun:
         resource = existing(tx, self.resource_kind, self.resource_id)
-        now, wanted = set(tx.bindings(resource.id)), set(self.bindings)
-        return _rebound(self.kind, resource, opening, now, wanted)
+        now = set(tx.bindings(resource.id))
+        return _rebound(self.kind, resource, opening, now, set(self.bindings))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from darkroom.domain import errors
 from darkroom.domain.ids import REGIONAL_PREFIX, new_id
-from darkroom.domain.operation import Operation, State
+from darkroom.domain.operation import DESCRIPTIONS, Operation, State
 from darkroom.operations.effect import Effect
 from darkroom.storage.port import MetadataStore, Transaction
 
@@ -111,22 +111,27 @@ class Operations:
         clock_us: Callable[[], int] = wall_clock_us,
         *,
         delay_seconds: float = 0.0,
+        max_active_per_folder: int = 0,
     ) -> None:
         """`endings` by kind, for the kinds that do not end in their own RPC.
+
+        A folder has at most `max_active_per_folder` operations that have not ended; 0: any number.
 
         With `delay_seconds` no operation does: what could end at once is announced and left to
         a worker that long, so that clients can practise polling and cancelling.
         """
         self._delay_ms = round(delay_seconds * 1000)
+        self._max_active_per_folder = max_active_per_folder
         self._store = store
         self._endings = endings
         self._seal = seal
         self._clock_us = clock_us
 
-    def begin(self, command: Command, caller: Caller) -> Operation:
+    def begin(self, command: Command, caller: Caller, *, limited: bool = True) -> Operation:
         """Begin an operation, or return the one that the idempotency key already stands for.
 
-        When this returns, the operation is committed. Raises `Failure`.
+        When this returns, the operation is committed. Only the operator's own commands are not
+        `limited` in number. Raises `Failure`.
         """
         operation_id = new_id()
         opening = Opening(
@@ -143,12 +148,20 @@ class Operations:
                 if use is not None:
                     return _replayed(tx, use.operation_id, use.request_hash == request_hash)
             begun = self._applied(tx, command.begin(tx, opening))
+            if limited and not begun.operation.done:
+                self._check_number(tx, begun.operation.folder_id)
             tx.insert_operation(begun.operation, begun.payload, begun.sealed, self._delay_ms)
             if caller.idempotency_key:
                 tx.remember(caller.subject, caller.idempotency_key, request_hash, operation_id)
             return begun.operation
 
         return self._store.write(change)
+
+    def _check_number(self, tx: Transaction, folder_id: str) -> None:
+        # Last of all checks, and on every way: writers lock rows of resources first, then this.
+        limit = self._max_active_per_folder
+        if limit and tx.count_unfinished(folder_id, limit) >= limit:
+            raise errors.active_operations_limit(folder_id, limit)
 
     def _applied(self, tx: Transaction, begun: Begun) -> Begun:
         if begun.effect is None:
@@ -165,7 +178,8 @@ class Operations:
     def cancel(self, operation_id: str) -> Operation:
         """Cancel what has not ended: at once if no worker has it, else as soon as it notices.
 
-        A finished operation comes back unchanged. Raises `Failure` RESOURCE_NOT_FOUND.
+        A finished operation comes back unchanged. Raises `Failure` RESOURCE_NOT_FOUND, and
+        OPERATION_KIND_UNKNOWN for one that only a newer version can undo.
         """
         now_us = self._clock_us()
 
@@ -173,6 +187,8 @@ class Operations:
             operation = tx.operation(operation_id)
             if operation is None:
                 raise errors.resource_not_found("Operation", operation_id)
+            if operation.kind not in DESCRIPTIONS:
+                raise errors.operation_kind_unknown(operation_id)
             if operation.state is State.RUNNING:
                 tx.request_cancel(operation_id, now_us)
                 return replace(operation, cancel_requested=True, modified_at_us=now_us)

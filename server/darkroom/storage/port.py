@@ -67,6 +67,13 @@ class Transaction(Protocol):
     def unfinished_operation_on(self, resource_id: str) -> str | None:
         """Id of an operation on the resource that is not DONE, if there is one."""
 
+    def count_unfinished(self, folder_id: str, at_most: int) -> int:
+        """How many operations of the folder are not DONE, counted up to `at_most`.
+
+        Nobody who counts too can add one to them until this transaction ends. Locks rows of its
+        own, so it comes after everything that locks resources.
+        """
+
     def insert_operation(
         self,
         operation: Operation,

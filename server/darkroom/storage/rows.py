@@ -79,6 +79,13 @@ OPERATIONS_OF_RESOURCE = (
 UNFINISHED_ON_RESOURCE = (
     "SELECT id FROM operation WHERE resource_id = ? AND state < 2 ORDER BY created_at_us LIMIT 1"
 )
+FOLDER_SLOTS = 64
+"""Rows of `folder_slot`: enough that folders seldom share one."""
+FOLDER_SLOT = "SELECT slot FROM folder_slot WHERE slot = ?"
+COUNT_UNFINISHED = (
+    "SELECT COUNT(*) FROM (SELECT 1 FROM operation WHERE folder_id = ? AND state < 2 LIMIT ?) "
+    "AS counted"
+)
 INSERT_OPERATION = (
     f"INSERT INTO operation ({_OPERATION_COLUMNS}, owner, beat, attempt, delay_ms, payload, "
     "sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0, 0, ?, ?, ?)"

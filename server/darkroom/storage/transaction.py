@@ -1,6 +1,7 @@
 """The statements of one transaction, the same for every SQL database."""
 
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Protocol, TypeVar
@@ -111,6 +112,13 @@ class SqlTransaction:
     def unfinished_operation_on(self, resource_id: str) -> str | None:
         row = self._execute(rows.UNFINISHED_ON_RESOURCE, (resource_id,)).fetchone()
         return str(row[0]) if row else None
+
+    def count_unfinished(self, folder_id: str, at_most: int) -> int:
+        if self._lock_suffix:
+            slot = zlib.crc32(folder_id.encode()) % rows.FOLDER_SLOTS
+            self._execute(rows.FOLDER_SLOT + self._lock_suffix, (slot,)).fetchone()
+        row = self._execute(rows.COUNT_UNFINISHED, (folder_id, at_most)).fetchone()
+        return int(row[0])
 
     def insert_operation(
         self,
