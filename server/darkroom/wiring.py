@@ -8,7 +8,8 @@ from darkroom.config import Settings
 from darkroom.domain.operation import IMAGE_CREATE, KINDS
 from darkroom.imaging.contents import ContentStore, LocalContents
 from darkroom.imaging.conversion import ConversionLimits, Converter
-from darkroom.imaging.fetch import Fetcher, FetchLimits
+from darkroom.imaging.fetch import Fetcher
+from darkroom.imaging.fetch_limits import FetchLimits
 from darkroom.imaging.inspection import InspectionLimits
 from darkroom.imaging.sandbox import Sandbox
 from darkroom.imaging.sources import SourcePolicy

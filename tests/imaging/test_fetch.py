@@ -15,7 +15,8 @@ import pytest
 
 from darkroom.domain.errors import Failure
 from darkroom.domain.work import Interrupted
-from darkroom.imaging.fetch import Fetched, Fetcher, FetchLimits
+from darkroom.imaging.fetch import Fetched, Fetcher
+from darkroom.imaging.fetch_limits import FetchLimits
 from darkroom.imaging.sources import SourcePolicy, parse_endpoint
 from imaging.origin import Behaviour, Exchange, Origin, serving
 from imaging.watches import STOPPED_SECONDS, ManualWatch

@@ -17,7 +17,8 @@ from cryptography.x509.oid import NameOID
 
 from darkroom.domain.errors import Failure
 from darkroom.domain.work import Interrupted
-from darkroom.imaging.fetch import Fetcher, FetchLimits
+from darkroom.imaging.fetch import Fetcher
+from darkroom.imaging.fetch_limits import FetchLimits
 from darkroom.imaging.sources import SourcePolicy, parse_endpoint
 from imaging.origin import Behaviour, Origin, serving
 from imaging.watches import STOPPED_SECONDS, ManualWatch

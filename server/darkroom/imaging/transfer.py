@@ -7,15 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from darkroom.domain import errors
 from darkroom.domain.work import Watch
 from darkroom.imaging.connection import Answer, Broken, Connection, CutShort, Version
+from darkroom.imaging.fetch_limits import FetchLimits
 from darkroom.imaging.sources import CheckedUrl
-
-if TYPE_CHECKING:
-    from darkroom.imaging.fetch import FetchLimits
 
 _POLL_SECONDS = 0.02
 _BUFFER_BYTES = 512 * 1024
@@ -92,7 +89,7 @@ class Transfer:
         self,
         url: CheckedUrl,
         addresses: list[str],
-        limits: "FetchLimits",
+        limits: FetchLimits,
         descriptor: int,
         watch: Watch,
     ) -> None:

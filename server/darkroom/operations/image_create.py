@@ -20,7 +20,8 @@ from darkroom.domain.resource import HardwareGeneration, Os, Status, encoded
 from darkroom.imaging import local_file
 from darkroom.imaging.contents import ContentStore
 from darkroom.imaging.conversion import Converted, Converter
-from darkroom.imaging.fetch import Fetched, Fetcher, FetchLimits
+from darkroom.imaging.fetch import Fetched, Fetcher
+from darkroom.imaging.fetch_limits import FetchLimits
 from darkroom.imaging.inspection import Inspection, InspectionLimits, inspect
 from darkroom.imaging.sources import source_identity
 from darkroom.operations.deriving import ResourceSource, inherited, os_of
