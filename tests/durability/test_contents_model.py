@@ -4,6 +4,7 @@ The promise: whatever anybody refers to is on disk, byte for byte, at every mome
 collection nothing else is.
 """
 
+import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from darkroom.operations.snapshot_create import CreateSnapshot
 from darkroom.storage.port import Transaction
 from darkroom.storage.sqlite import SqliteStore
 from darkroom.worker.collector import Collector
+from imaging.watches import ManualWatch
 
 CALLER = Caller("tester")
 STEP_BYTES = 4 * 1024 * 1024
@@ -194,7 +196,8 @@ class Contents(RuleBasedStateMachine):
         self.written[content] = f"content {self.serial}".encode()
         path = self.folder / "made"
         path.write_bytes(self.written[content])
-        self.contents.put(content, path)
+        digest = hashlib.sha256(self.written[content]).hexdigest()
+        self.contents.put(content, path, digest, ManualWatch())
         self.running.add(content)
         return claim
 

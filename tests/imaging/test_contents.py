@@ -1,6 +1,7 @@
 """What every content store promises. Another store is one more entry of `STORES`."""
 
 import errno
+import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 
 from darkroom.domain.errors import Failure
 from darkroom.imaging.contents import ContentStore, LocalContents
+from imaging.watches import ManualWatch
 
 STORES: dict[str, Callable[[Path], ContentStore]] = {
     "local": lambda folder: LocalContents(folder / "contents"),
@@ -27,16 +29,21 @@ def made(folder: Path, data: bytes, name: str = "made") -> Path:
     return path
 
 
+def put(contents: ContentStore, content_id: str, path: Path) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    contents.put(content_id, path, digest, ManualWatch())
+
+
 def read(contents: ContentStore, content_id: str) -> bytes:
-    with contents.read_path(content_id) as path:
-        return path.read_bytes()
+    with contents.open(content_id) as file:
+        return file.read()
 
 
 def test_gives_back_what_was_put(contents: ContentStore, tmp_path: Path) -> None:
     data = os.urandom(100_000)
     path = made(tmp_path, data)
     assert not contents.exists("op1.1")
-    contents.put("op1.1", path)
+    put(contents, "op1.1", path)
     assert not path.exists()
     assert contents.exists("op1.1")
     assert read(contents, "op1.1") == data
@@ -44,10 +51,10 @@ def test_gives_back_what_was_put(contents: ContentStore, tmp_path: Path) -> None
 
 
 def test_never_overwrites(contents: ContentStore, tmp_path: Path) -> None:
-    contents.put("op1.1", made(tmp_path, b"first"))
+    put(contents, "op1.1", made(tmp_path, b"first"))
     second = made(tmp_path, b"second")
     with pytest.raises(FileExistsError):
-        contents.put("op1.1", second)
+        put(contents, "op1.1", second)
     assert read(contents, "op1.1") == b"first"
     assert second.read_bytes() == b"second"
 
@@ -55,15 +62,15 @@ def test_never_overwrites(contents: ContentStore, tmp_path: Path) -> None:
 def test_of_many_puts_one_wins(contents: ContentStore, tmp_path: Path) -> None:
     wins: list[int] = []
 
-    def put(number: int) -> None:
+    def put_one(number: int) -> None:
         path = made(tmp_path, b"%d" % number, f"made{number}")
         try:
-            contents.put("op1.1", path)
+            put(contents, "op1.1", path)
         except FileExistsError:
             return
         wins.append(number)
 
-    threads = [threading.Thread(target=put, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=put_one, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -73,8 +80,8 @@ def test_of_many_puts_one_wins(contents: ContentStore, tmp_path: Path) -> None:
 
 
 def test_delete_can_be_repeated(contents: ContentStore, tmp_path: Path) -> None:
-    contents.put("op1.1", made(tmp_path, b"data"))
-    contents.put("op2.1", made(tmp_path, b"other"))
+    put(contents, "op1.1", made(tmp_path, b"data"))
+    put(contents, "op2.1", made(tmp_path, b"other"))
     for _ in range(2):
         contents.delete("op1.1")
     assert not contents.exists("op1.1")
@@ -84,16 +91,31 @@ def test_delete_can_be_repeated(contents: ContentStore, tmp_path: Path) -> None:
 
 
 def test_an_open_content_stays_readable(contents: ContentStore, tmp_path: Path) -> None:
-    contents.put("op1.1", made(tmp_path, b"data"))
-    with contents.read_path("op1.1") as path, path.open("rb") as file:
+    put(contents, "op1.1", made(tmp_path, b"data"))
+    with contents.open("op1.1") as file:
         contents.delete("op1.1")
         assert file.read() == b"data"
+
+
+def test_reads_anywhere(contents: ContentStore, tmp_path: Path) -> None:
+    data = os.urandom(100_000)
+    put(contents, "op1.1", made(tmp_path, data))
+    with contents.open("op1.1") as file:
+        assert file.seek(-10, os.SEEK_END) == 99_990
+        assert file.read() == data[-10:]
+        assert file.seek(5_000) == 5_000
+        assert file.read(20_000) == data[5_000:25_000]
+        assert file.tell() == 25_000
+        assert file.seek(10, os.SEEK_CUR) == 25_010
+        assert file.read(1) == data[25_010:25_011]
+        assert file.seek(200_000) == 200_000
+        assert file.read(1) == b""
 
 
 def test_lists_everything(contents: ContentStore, tmp_path: Path) -> None:
     expected = {f"op{number}.{number % 3}" for number in range(50)}
     for content_id in expected:
-        contents.put(content_id, made(tmp_path, b"x"))
+        put(contents, content_id, made(tmp_path, b"x"))
     assert sorted(contents.ids()) == sorted(expected)
 
 
@@ -103,7 +125,7 @@ def test_lists_everything(contents: ContentStore, tmp_path: Path) -> None:
 def test_ids_that_are_none(contents: ContentStore, content_id: str, tmp_path: Path) -> None:
     path = made(tmp_path, b"x")
     with pytest.raises(ValueError, match="not a content id"):
-        contents.put(content_id, path)
+        put(contents, content_id, path)
     with pytest.raises(ValueError, match="not a content id"):
         contents.delete(content_id)
     with pytest.raises(ValueError, match="not a content id"):
@@ -122,10 +144,10 @@ def test_an_unknown_content(contents: ContentStore) -> None:
 
 def test_local_files_are_private_and_immutable(tmp_path: Path) -> None:
     contents = LocalContents(tmp_path / "deep" / "contents")
-    contents.put("op1.1", made(tmp_path, b"x"))
+    put(contents, "op1.1", made(tmp_path, b"x"))
     assert (tmp_path / "deep" / "contents").stat().st_mode & 0o777 == 0o700
-    with contents.read_path("op1.1") as path:
-        assert path.stat().st_mode & 0o777 == 0o400
+    with contents.open("op1.1") as file:
+        assert os.fstat(file.fileno()).st_mode & 0o777 == 0o400
 
 
 def test_local_copies_from_another_file_system(tmp_path: Path) -> None:
@@ -135,7 +157,7 @@ def test_local_copies_from_another_file_system(tmp_path: Path) -> None:
     contents = LocalContents(tmp_path / "contents")
     path = made(shared_memory, b"data", f"darkroom-{os.getpid()}")
     try:
-        contents.put("op1.1", path)
+        put(contents, "op1.1", path)
         assert not path.exists()
         assert read(contents, "op1.1") == b"data"
         assert [entry.name for entry in (tmp_path / "contents").iterdir()] == ["op1.1.qcow2"]
@@ -162,7 +184,7 @@ def test_local_full_disk(number: int, tmp_path: Path, monkeypatch: pytest.Monkey
     path = made(tmp_path, b"data")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Failure) as caught:
-        contents.put("op1.1", path)
+        put(contents, "op1.1", path)
     assert (caught.value.reason, caught.value.retry_after_seconds) == ("STORAGE_FULL", 30.0)
     assert path.exists()
     assert not contents.exists("op1.1")

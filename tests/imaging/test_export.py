@@ -1,9 +1,10 @@
 """Export: the size of the row, the bytes of the content, and a whole file or none."""
 
+import hashlib
+import io
 import json
 import os
 import shlex
-import shutil
 import stat
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.imaging.export import export
+from darkroom.domain.errors import Failure
+from darkroom.imaging import export as exporting
 from imaging.images import MIB, converted, disk, qemu_img
 
 GIB = 1 << 30
@@ -34,6 +36,15 @@ def content_of(raw: Path, *flags: str) -> Path:
     path = converted(raw, raw.with_name("content.qcow2"), "qcow2", "", *flags)
     path.chmod(0o400)
     return path
+
+
+def export(content: Path | None, size_bytes: int, target: Path) -> None:
+    if content is None:
+        exporting.export(None, "", size_bytes, target)
+        return
+    digest = hashlib.sha256(content.read_bytes()).hexdigest()
+    with content.open("rb") as file:
+        exporting.export(file, digest, size_bytes, target)
 
 
 def virtual_size(path: Path) -> int:
@@ -97,26 +108,40 @@ def test_a_name_that_is_taken_meanwhile_is_not_overwritten(
     raw: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = folder / "image.qcow2"
-    copy = shutil.copyfile
+    flush = os.fsync
 
-    def copy_slowly(source: Path, part: Path) -> None:
-        copy(source, part)
+    def flush_slowly(descriptor: int) -> None:
+        flush(descriptor)
         target.write_bytes(b"mine")
 
-    monkeypatch.setattr(shutil, "copyfile", copy_slowly)
+    monkeypatch.setattr(os, "fsync", flush_slowly)
     with pytest.raises(FileExistsError):
         export(content_of(raw), 6 * MIB, target)
     assert target.read_bytes() == b"mine"
     assert os.listdir(folder) == ["image.qcow2"]
 
 
+def test_damaged_bytes_are_not_exported(raw: Path, folder: Path) -> None:
+    content = content_of(raw)
+    digest = hashlib.sha256(content.read_bytes()).hexdigest()
+    damaged = bytearray(content.read_bytes())
+    damaged[-1] ^= 1
+    with pytest.raises(Failure) as caught:
+        exporting.export(io.BytesIO(damaged), digest, 8 * MIB, folder / "image.qcow2")
+    assert caught.value.reason == "CONTENT_DAMAGED"
+    assert os.listdir(folder) == []
+
+
 @pytest.mark.parametrize("room_kib", [64, 1024, None], ids=["nothing", "some", "no folder"])
 def test_a_disk_that_fills_up_keeps_nothing(raw: Path, folder: Path, room_kib: int | None) -> None:
     """On a real file system of that size, and in a folder that is not there."""
     program = (
-        "import sys; from pathlib import Path; from darkroom.imaging.export import export;"
+        "import hashlib, sys; from pathlib import Path;"
+        "from darkroom.imaging.export import export;"
         "content = Path(sys.argv[1]);"
-        "export(content if content.exists() else None, 1 << 50, Path(sys.argv[2]))"
+        "file = content.open('rb') if content.exists() else None;"
+        "digest = hashlib.sha256(content.read_bytes()).hexdigest() if file else '';"
+        "export(file, digest, 1 << 50, Path(sys.argv[2]))"
     )
     content = content_of(raw) if room_kib != 64 else Path("none")
     target = folder / "image.qcow2" if room_kib else folder / "gone" / "image.qcow2"

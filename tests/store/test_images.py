@@ -134,6 +134,8 @@ def test_a_content_in_use_cannot_be_removed(store: MetadataStore) -> None:
     second = insert_image(store, content_id=used.id)
     assert store.unreferenced_contents(10) == [unused.id]
     assert store.contents_in_use([used.id, unused.id, "nothing"]) == {used.id, unused.id}
+    assert store.content(used.id) == used
+    assert store.content("nothing") is None
     assert not store.delete_content(used.id)
     assert store.delete_content(unused.id)
     store.write(lambda tx: tx.delete_resource(first.id))

@@ -656,6 +656,13 @@ STORAGE_FULL = _kind(
     "The import is tried again by itself; the operator has to free disk space.",
     30.0,
 )
+CONTENT_DAMAGED = _kind(
+    Code.DATA_LOSS,
+    "CONTENT_DAMAGED",
+    "The bytes of the image are not those that were written",
+    "The operator has to look at disk, memory and content storage; a stored image has to be "
+    "restored from a backup or imported again.",
+)
 IMAGE_IS_A_PAGE = _kind(
     Code.INVALID_ARGUMENT,
     "IMAGE_IS_A_PAGE",
@@ -838,6 +845,10 @@ def source_file_unusable(problem: str) -> Failure:
 
 def storage_full() -> Failure:
     return STORAGE_FULL.failure()
+
+
+def content_damaged() -> Failure:
+    return CONTENT_DAMAGED.failure()
 
 
 def image_is_a_page(what: str) -> Failure:

@@ -1,19 +1,22 @@
 """Where contents are kept: the port and its adapter for a local folder."""
 
 import contextlib
+import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
+from darkroom.domain import errors
+from darkroom.domain.work import Watch
 from darkroom.imaging.room import storage_failure, sync
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SUFFIX = ".qcow2"
 _PART_SUFFIX = ".part"
+_PIECE_BYTES = 1 << 20
+"""Copied at once: the watch is asked every few milliseconds."""
 
 
 class ContentStore(Protocol):
@@ -23,20 +26,22 @@ class ContentStore(Protocol):
     another one raises `ValueError` in every method.
     """
 
-    def put(self, content_id: str, path: Path) -> None:
-        """Store the file under the id; afterwards `path` is gone.
+    def put(self, content_id: str, path: Path, sha256: str, watch: Watch) -> None:
+        """Store the file, whose digest is `sha256` in hex, under the id; then `path` is gone.
 
         All or nothing: a crash at any moment leaves either no such id or the whole file, and
         once this returns the content survives a power cut. An id that exists is not touched.
+        Where bytes have to travel they are compared with the digest on their way.
 
-        Raises `FileExistsError` for an id that exists (`path` stays), `Failure` STORAGE_FULL.
+        Raises `FileExistsError` for an id that exists; `Failure` STORAGE_FULL, CONTENT_DAMAGED;
+        `Interrupted` within a second of the interrupt. `path` stays then.
         """
 
-    def read_path(self, content_id: str) -> AbstractContextManager[Path]:
-        """A local path to read the content from, for the length of the block.
+    def open(self, content_id: str) -> BinaryIO:
+        """The content to read from, anywhere in it; the caller closes it.
 
-        Raises `FileNotFoundError` if there is none. A content deleted meanwhile stays readable
-        through a file that was opened before.
+        Raises `FileNotFoundError` if there is none. One that is deleted meanwhile stays readable
+        or `read` raises `OSError` ESTALE; it is never read as something else.
         """
 
     def exists(self, content_id: str) -> bool:
@@ -75,24 +80,33 @@ class LocalContents:
     def _part(self, content_id: str) -> Path:
         return self._root / (_checked(content_id) + _PART_SUFFIX)
 
-    def put(self, content_id: str, path: Path) -> None:
+    def put(self, content_id: str, path: Path, sha256: str, watch: Watch) -> None:
         target = self._path(content_id)
         try:
             if path.stat().st_dev == self._root.stat().st_dev:
                 self._publish(path, target)
             else:
-                self._copy(path, self._part(content_id), target)
+                self._copy(path, self._part(content_id), target, sha256, watch)
         except FileExistsError:
             raise
         except OSError as error:
             raise storage_failure(error) from error
         path.unlink(missing_ok=True)
 
-    def _copy(self, path: Path, part: Path, target: Path) -> None:
+    def _copy(self, path: Path, part: Path, target: Path, sha256: str, watch: Watch) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
         try:
-            with contextlib.suppress(FileNotFoundError):
-                part.unlink()
-            shutil.copyfile(path, part)
+            with path.open("rb") as source, part.open("xb") as copy:
+                total_bytes = os.fstat(source.fileno()).st_size
+                digest = hashlib.sha256()
+                while piece := source.read(_PIECE_BYTES):
+                    watch.check()
+                    digest.update(piece)
+                    copy.write(piece)
+                    watch.progress(copy.tell(), total_bytes)
+            if digest.hexdigest() != sha256:
+                raise errors.content_damaged()
             self._publish(part, target)
         finally:
             part.unlink(missing_ok=True)
@@ -104,12 +118,8 @@ class LocalContents:
         os.link(path, target)
         sync(self._root)
 
-    @contextlib.contextmanager
-    def read_path(self, content_id: str) -> Iterator[Path]:
-        path = self._path(content_id)
-        if not path.exists():
-            raise FileNotFoundError("no such content")
-        yield path
+    def open(self, content_id: str) -> BinaryIO:
+        return self._path(content_id).open("rb")
 
     def exists(self, content_id: str) -> bool:
         return self._path(content_id).exists()

@@ -1,13 +1,15 @@
 """Write a content to a file of the operator's, as large as the resource that has it."""
 
 import contextlib
+import hashlib
 import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+from darkroom.domain import errors
 from darkroom.imaging.room import sync
 
 _SIZE_OFFSET = 24
@@ -16,12 +18,16 @@ _SIZE_OFFSET = 24
 _QEMU_IMG_SECONDS = 60.0
 """It writes a header and a table, never data."""
 
+_PIECE_BYTES = 1 << 20
 
-def export(content: Path | None, size_bytes: int, target: Path) -> None:
+
+def export(content: BinaryIO | None, sha256: str, size_bytes: int, target: Path) -> None:
     """Make `target` a qcow2 of that virtual size: the content, then zeros; None for zeros only.
 
-    `target` appears whole and on disk, or not at all, and nothing is overwritten. Raises
-    `FileExistsError`, and `OSError` for everything else that goes wrong, a full disk included.
+    `sha256` is the hex digest that the content must have. `target` appears whole and on disk, or
+    not at all, and nothing is overwritten. Raises `FileExistsError`, `Failure` CONTENT_DAMAGED
+    and whatever reading the content raises, and `OSError` for everything else that goes wrong,
+    a full disk included.
     """
     if os.path.lexists(target):
         raise FileExistsError(target)
@@ -29,7 +35,7 @@ def export(content: Path | None, size_bytes: int, target: Path) -> None:
         if content is None:
             _qemu_img("create", "-q", "-f", "qcow2", str(part), str(size_bytes))
         else:
-            shutil.copyfile(content, part)
+            _copy(content, sha256, part)
             if _virtual_size_bytes(part) != size_bytes:
                 # Only what this program made itself comes here, so it runs unconfined.
                 _qemu_img("resize", "-q", "-f", "qcow2", str(part), str(size_bytes))
@@ -37,6 +43,16 @@ def export(content: Path | None, size_bytes: int, target: Path) -> None:
         # A link, not a rename: it fails where the name is taken, in one step.
         os.link(part, target)
     sync(target.parent)
+
+
+def _copy(content: BinaryIO, sha256: str, part: Path) -> None:
+    digest = hashlib.sha256()
+    with part.open("wb") as file:
+        while piece := content.read(_PIECE_BYTES):
+            digest.update(piece)
+            file.write(piece)
+    if digest.hexdigest() != sha256:
+        raise errors.content_damaged()
 
 
 @contextlib.contextmanager

@@ -313,8 +313,14 @@ class ImageImport(ImageCreateEnding):
         attempt.source.unlink()
 
     def _publish(self, attempt: _Import) -> None:
+        assert attempt.converted is not None
         lease = attempt.claim.lease
-        self._contents.put(content_id(lease.operation_id, lease.fence), attempt.target)
+        self._contents.put(
+            content_id(lease.operation_id, lease.fence),
+            attempt.target,
+            attempt.converted.sha256,
+            attempt.watch,
+        )
         failpoint("import.published")
 
     def _record(self, tx: Transaction, attempt: _Import) -> dict[str, Any]:

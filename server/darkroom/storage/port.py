@@ -197,6 +197,8 @@ class MetadataStore(Protocol):
     def delete_content(self, content_id: str) -> bool:
         """Delete the row if nothing refers to it (any more); False if something does."""
 
+    def content(self, content_id: str) -> Content | None: ...
+
     def contents_in_use(self, content_ids: Sequence[str]) -> set[str]:
         """Those of the given ids that have a row."""
 

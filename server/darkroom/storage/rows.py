@@ -48,10 +48,9 @@ DELETE_BINDING = (
     "AND subject_id = ?"
 )
 
-INSERT_CONTENT = (
-    "INSERT INTO content (id, virtual_size_bytes, stored_size_bytes, sha256, source_sha256, "
-    "created_at_us, check_due) VALUES (?, ?, ?, ?, ?, ?, 1)"
-)
+_CONTENT_COLUMNS = "id, virtual_size_bytes, stored_size_bytes, sha256, source_sha256, created_at_us"
+CONTENT_BY_ID = f"SELECT {_CONTENT_COLUMNS} FROM content WHERE id = ?"
+INSERT_CONTENT = f"INSERT INTO content ({_CONTENT_COLUMNS}, check_due) VALUES (?, ?, ?, ?, ?, ?, 1)"
 # Before a resource takes another content instead of its own, or none: then that is ''.
 CONTENT_CHECK_DUE = (
     "UPDATE content SET check_due = 1 WHERE id = "

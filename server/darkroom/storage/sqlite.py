@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from darkroom.domain import errors
 from darkroom.domain.access import AccessBinding
+from darkroom.domain.content import Content
 from darkroom.domain.errors import Failure
 from darkroom.domain.image import Image
 from darkroom.domain.operation import Beat, Claim, Lease, Operation
@@ -415,6 +416,10 @@ class SqliteStore:
 
     def delete_content(self, content_id: str) -> bool:
         return self._change(rows.DELETE_UNREFERENCED_CONTENT, (content_id,)) == 1
+
+    def content(self, content_id: str) -> Content | None:
+        found = self._read(rows.CONTENT_BY_ID, (content_id,))
+        return Content(*found[0]) if found else None
 
     def contents_in_use(self, content_ids: Sequence[str]) -> set[str]:
         found: set[str] = set()
