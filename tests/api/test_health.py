@@ -7,7 +7,9 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from api.client import Client, refused
 from api.conftest import LogLines
@@ -84,6 +86,25 @@ def test_grpcurl_describes_all_there_is(server: Server) -> None:
 def test_grpcurl_calls(server: Server) -> None:
     get = ("-d", "{}", server.address, "grpc.health.v1.Health/Check")
     assert '"SERVING"' in grpcurl(server, *get)
+
+
+def test_both_versions_of_reflection_give_the_same_files_with_comments(client: Client) -> None:
+    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICES[1])
+    answers = [
+        next(client.channel.stream_stream(path)(iter([question.SerializeToString()]), timeout=5))
+        for path in (
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        )
+    ]
+    assert answers[0] == answers[1]
+    answer = reflection_pb2.ServerReflectionResponse.FromString(answers[0])
+    packed = answer.file_descriptor_response.file_descriptor_proto
+    files = [descriptor_pb2.FileDescriptorProto.FromString(each) for each in packed]
+    assert files[0].service[0].name == "ImageService"
+    for file in files:
+        commented = any(each.leading_comments for each in file.source_code_info.location)
+        assert commented == file.name.startswith(("yandex/", "google/")), file.name
 
 
 def test_the_index_answers_only_what_is_there() -> None:

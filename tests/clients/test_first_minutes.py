@@ -115,6 +115,7 @@ def nothing_left(running: Running, pids: list[int]) -> None:
         assert str(running.data).encode() not in belongings, process
 
 
+@pytest.mark.client("grpcurl", "1.8.6", "imports three disk images in `make demo`", "ran")
 def test_demo_proves_three_imports_and_an_interrupt_ends_everything(running: Running) -> None:
     demo = shell(
         f"make --no-print-directory demo DEMO_ARGUMENTS='--data-dir {running.data} --mib 4'"
@@ -132,6 +133,7 @@ def test_demo_proves_three_imports_and_an_interrupt_ends_everything(running: Run
         assert "X-Amz" not in text
 
 
+@pytest.mark.client("grpcurl", "1.8.6", "the session of the README, pasted into a shell", "ran")
 def test_session_of_the_readme_runs_as_it_stands(running: Running, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     session = re.search(r"<!-- session:begin -->\s+```sh\n(.*?)```", readme, re.DOTALL)
