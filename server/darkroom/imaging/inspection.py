@@ -1,6 +1,7 @@
 """Our own look at a file before qemu sees it: what is it, and is it fit to be converted?"""
 
 import io
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from oslo_utils.imageutils import format_inspector
 from darkroom.domain import errors
 from darkroom.imaging import qcow2, vmdk
 from darkroom.imaging.layout import Layout
+
+log = logging.getLogger(__name__)
 
 Format = Literal["qcow2", "vmdk", "raw"]
 
@@ -197,10 +200,14 @@ def _second_opinion(head: bytes, tail: bytes, size_bytes: int, inspection: Inspe
     unseen = min(size_bytes - len(head), len(tail))
     stream = io.BytesIO(head + tail[len(tail) - unseen :])
     wrapper = format_inspector.InspectWrapper(stream)
-    while wrapper.read(_CHUNK_BYTES):
-        pass
-    wrapper.close()
-    found = wrapper.formats or []
+    try:
+        while wrapper.read(_CHUNK_BYTES):
+            pass
+        wrapper.close()
+        found = wrapper.formats or []
+    except Exception as error:  # it stumbles over what it did not expect, a VMDK-like text for one
+        log.info("a second opinion failed", extra={"fields": {"error": type(error).__name__}})
+        raise errors.image_corrupt("it looks like two formats at once") from None
     names = {str(inspector) for inspector in found}
     if inspection.format == "raw":
         if not names <= _RAW_KINDS:
