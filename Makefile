@@ -10,6 +10,7 @@ TEST_PROCESSES ?= $(shell nproc)
 PYTEST_ARGUMENTS ?=
 RUN_ARGUMENTS ?=
 DEMO_ARGUMENTS ?=
+SECONDS_EACH ?= 60
 
 # program or file=Debian package
 RUN_NEEDS := qemu-img=qemu-utils bwrap=bubblewrap
@@ -69,6 +70,11 @@ docs: environment ## write the parts of the documentation that come from the cod
 soak: ## run the tests that need more than Debian's small packages or more than a minute
 	@tools/bootstrap.sh $(SOAK_NEEDS)
 	$(BIN)/pytest $(PYTEST_ARGUMENTS) tests/soak
+
+.PHONY: fuzz
+fuzz: environment ## fuzz the parsers and rules that strangers reach, SECONDS_EACH of each; keep what was found
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz/drive.py --seconds $(SECONDS_EACH)
 
 .PHONY: bench
 bench: ## measure calls, imports and listings against their lower bounds, in ratios

@@ -2,9 +2,9 @@
 
 usage: python tests/fuzz/drive.py [--seconds N] [TARGET ...]
 
-What a run finds is collected below `.cache/fuzz`. Afterwards the smallest inputs that reach all that
-was reached become the target's corpus, as far as they fit. A defect ends the run with its trace, and
-libFuzzer names the file that holds the input.
+What a run finds is collected below `.cache/fuzz`. Afterwards the smallest inputs that reach all
+that was reached become the target's corpus, as far as they fit. A defect ends the run with its
+trace, and libFuzzer names the file that holds the input.
 """
 
 import argparse

@@ -74,6 +74,7 @@ def _qcow2_patch(name: str, reason: str, offset: int, kind: str, *values: int) -
 
 _page = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>" + b"x" * 4096
 _bytes("empty", "IMAGE_CORRUPT", b"")
+_bytes("almost_a_vmdk_descriptor", "IMAGE_CORRUPT", b"\x0b" * 512 + b"\xff" * 512)
 _bytes("html", "IMAGE_IS_A_PAGE", _page)
 _bytes("html_after_blank_lines_and_bom", "IMAGE_IS_A_PAGE", b"\xef\xbb\xbf \n\n" + _page)
 _bytes(
