@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from darkroom.domain.operation import RETENTION_SECONDS
 from darkroom.domain.places import DEFAULT_ZONES, DISK_TYPE_DESCRIPTIONS, Folders, Places
 from darkroom.imaging.sources import SourceEndpoint, parse_endpoint
 
@@ -176,6 +177,12 @@ class Settings:
         "Development: hold operations that could end at once open for this many seconds, so that "
         "clients can practise polling and cancelling.",
         _seconds(0.0),
+    )
+    operation_retention: int = _setting(
+        RETENTION_SECONDS,
+        "Seconds for which operations that have ended are kept, with their idempotency keys: two "
+        "weeks, as in the cloud.",
+        _whole_number(60),
     )
     lease_seconds: float = _setting(
         10.0,

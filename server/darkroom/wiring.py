@@ -100,7 +100,12 @@ def worker(deployment: Deployment, owner: str) -> Worker:
     return Worker(
         deployment.store,
         {**dict.fromkeys(KINDS, Delayed()), IMAGE_CREATE: EitherRunner(image_import)},
-        Collector(deployment.store, deployment.contents, scratch),
+        Collector(
+            deployment.store,
+            deployment.contents,
+            scratch,
+            retention_seconds=settings.operation_retention,
+        ),
         owner,
         lease=LeaseSettings(
             lease_seconds=settings.lease_seconds,

@@ -43,9 +43,12 @@ def test_gives_back_what_was_put(contents: ContentStore, tmp_path: Path) -> None
     data = os.urandom(100_000)
     path = made(tmp_path, data)
     assert not contents.exists("op1.1")
+    with pytest.raises(FileNotFoundError):
+        contents.size_bytes("op1.1")
     put(contents, "op1.1", path)
     assert not path.exists()
     assert contents.exists("op1.1")
+    assert contents.size_bytes("op1.1") == len(data)
     assert read(contents, "op1.1") == data
     assert list(contents.ids()) == ["op1.1"]
 

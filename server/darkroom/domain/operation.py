@@ -44,6 +44,10 @@ DESCRIPTIONS = {
 """What users read in Operation.description, by kind (cloud docs; the bindings' are ours)."""
 
 
+RETENTION_SECONDS = 14 * 24 * 3600
+"""Finished operations are kept two weeks (cloud docs)."""
+
+
 class State(enum.IntEnum):
     """PENDING waits for a worker, RUNNING has a lease, DONE never changes again."""
 

@@ -47,6 +47,9 @@ class ContentStore(Protocol):
     def exists(self, content_id: str) -> bool:
         """Whether the content is there, whole."""
 
+    def size_bytes(self, content_id: str) -> int:
+        """Length of the content. Raises `FileNotFoundError` if there is none."""
+
     def delete(self, content_id: str) -> None:
         """Remove the content and whatever a broken `put` left; nothing there is no error."""
 
@@ -123,6 +126,9 @@ class LocalContents:
 
     def exists(self, content_id: str) -> bool:
         return self._path(content_id).exists()
+
+    def size_bytes(self, content_id: str) -> int:
+        return self._path(content_id).stat().st_size
 
     def delete(self, content_id: str) -> None:
         self._path(content_id).unlink(missing_ok=True)

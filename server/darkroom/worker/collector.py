@@ -5,9 +5,11 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from darkroom.domain.content import parse_content_id
+from darkroom.domain.operation import RETENTION_SECONDS
 from darkroom.imaging.contents import ContentStore
 from darkroom.operations.desk import wall_clock_us
 from darkroom.storage.port import MetadataStore
@@ -23,11 +25,14 @@ _ROUND_SECONDS = 1.0
 _SCAN_SECONDS = 300.0
 """Between two looks at every file; soon instead after something went wrong, and at start-up."""
 
+_BLOCK_BYTES = 512
+"""What `st_blocks` counts in."""
+
 _SHARE = 20
 """A round that takes long is followed by a pause this many times as long: 5 % of a core at most."""
 
-OPERATION_RETENTION_SECONDS = 14 * 24 * 3600
-"""Finished operations are kept two weeks (cloud docs)."""
+_MAX_PURGES = 20
+"""Transactions that purge operations, per round: when the setting changes there are many."""
 
 
 class _Rounds:
@@ -53,6 +58,18 @@ class _Rounds:
             self._due = max(self._earliest, ended + self._pause_seconds)
 
 
+@dataclass
+class _Removed:
+    """What a part of a round removed."""
+
+    count: int = 0
+    bytes: int = 0
+
+    def add(self, size_bytes: int) -> None:
+        self.count += 1
+        self.bytes += size_bytes
+
+
 class Collector:
     """Safe to run at any time, from several workers at once, and to be killed anywhere."""
 
@@ -62,9 +79,10 @@ class Collector:
         contents: ContentStore,
         scratch: Path,
         *,
-        retention_seconds: int = OPERATION_RETENTION_SECONDS,
+        retention_seconds: int = RETENTION_SECONDS,
         clock_us: Callable[[], int] = wall_clock_us,
     ) -> None:
+        """Operations are kept for `retention_seconds` after they ended."""
         self._store = store
         self._contents = contents
         self._scratch = scratch
@@ -92,48 +110,98 @@ class Collector:
         self._collect_files()
 
     def _collect_rows(self) -> None:
-        _report(contents=self._unreferenced_contents(), operations=self._old_operations())
+        with _reported() as report:
+            self._unreferenced_contents(report("contents"))
+            self._old_operations(report("operations"))
 
     def _collect_files(self) -> None:
-        _report(orphans=self._orphaned_contents(), scratch=self._abandoned_scratch())
+        with _reported() as report:
+            self._orphaned_contents(report("orphans"))
+            self._abandoned_scratch(report("scratch"))
 
-    def _unreferenced_contents(self) -> int:
-        removed = 0
+    def _unreferenced_contents(self, removed: _Removed) -> None:
         for content_id in self._store.unreferenced_contents(_BATCH):
             # Row first, under a guard: an image made of it meanwhile keeps it. The file after
             # the commit: a crash in between leaves an orphan, which the next round finds.
             if self._store.delete_content(content_id):
-                self._contents.delete(content_id)
-                removed += 1
-        return removed
+                removed.add(self._delete(content_id))
 
-    def _dead(self, names: Iterable[str]) -> list[str]:
-        """Those names whose attempt can no longer publish anything."""
-        attempts = {name: parsed for name in names if (parsed := parse_content_id(name))}
-        live = self._store.live_attempts(attempts.values())
-        return [name for name, attempt in attempts.items() if attempt not in live]
+    def _delete(self, content_id: str) -> int:
+        """Delete a content's file; its length, 0 if it was not there whole."""
+        try:
+            size_bytes = self._contents.size_bytes(content_id)
+        except FileNotFoundError:
+            size_bytes = 0
+        self._contents.delete(content_id)
+        return size_bytes
 
-    def _orphaned_contents(self) -> int:
-        # Files are listed first, attempts judged next, rows last: an attempt that is not live
-        # any more has either left a row by then or never will.
-        dead = self._dead(self._contents.ids())
-        used = self._store.contents_in_use(dead)
-        orphans = [name for name in dead if name not in used]
-        for name in orphans:
-            self._contents.delete(name)
-        return len(orphans)
+    def _orphaned_contents(self, removed: _Removed) -> None:
+        for name in orphaned_contents(self._store, self._contents):
+            removed.add(self._delete(name))
 
-    def _abandoned_scratch(self) -> int:
-        dead = self._dead(entry.name for entry in self._scratch.iterdir())
-        for name in dead:
+    def _abandoned_scratch(self, removed: _Removed) -> None:
+        for name in abandoned_scratch(self._store, self._scratch):
+            size_bytes = _occupied_bytes(self._scratch / name)
             shutil.rmtree(self._scratch / name, ignore_errors=True)
-        return len(dead)
+            removed.add(size_bytes)
 
-    def _old_operations(self) -> int:
+    def _old_operations(self, removed: _Removed) -> None:
         before_us = self._clock_us() - self._retention_seconds * 1_000_000
-        return self._store.purge_operations(before_us, _BATCH)
+        for _ in range(_MAX_PURGES):
+            purged = self._store.purge_operations(before_us, _BATCH)
+            removed.count += purged
+            if purged < _BATCH:
+                break
 
 
-def _report(**removed: int) -> None:
-    if any(removed.values()):
-        log.info("collected", extra={"fields": removed})
+def orphaned_contents(store: MetadataStore, contents: ContentStore) -> list[str]:
+    """Names of contents that no row refers to and that no attempt can publish any more."""
+    # Files are listed first, attempts judged next, rows last: an attempt that is not live
+    # any more has either left a row by then or never will.
+    dead = _dead(store, contents.ids())
+    used = store.contents_in_use(dead)
+    return [name for name in dead if name not in used]
+
+
+def abandoned_scratch(store: MetadataStore, scratch: Path) -> list[str]:
+    """Names of scratch folders whose attempt is over."""
+    return _dead(store, (entry.name for entry in scratch.iterdir()))
+
+
+def _dead(store: MetadataStore, names: Iterable[str]) -> list[str]:
+    """Those names whose attempt can no longer publish anything."""
+    attempts = {name: parsed for name in names if (parsed := parse_content_id(name))}
+    live = store.live_attempts(attempts.values())
+    return [name for name, attempt in attempts.items() if attempt not in live]
+
+
+def _occupied_bytes(folder: Path) -> int:
+    """What the files below a folder take on the disk; those that go meanwhile take nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_blocks * _BLOCK_BYTES
+    return total
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[Callable[[str], _Removed]]:
+    """Time the block and log what it removed, by name, if it removed anything."""
+    started = time.monotonic()
+    parts: dict[str, _Removed] = {}
+
+    def part(name: str) -> _Removed:
+        return parts.setdefault(name, _Removed())
+
+    try:
+        yield part
+    finally:
+        fields: dict[str, float] = {}
+        for name, removed in parts.items():
+            if removed.count:
+                fields[name] = removed.count
+            if removed.bytes:
+                fields[f"{name}_bytes"] = removed.bytes
+        if fields:
+            fields["seconds"] = round(time.monotonic() - started, 4)
+            log.info("collected", extra={"fields": fields})

@@ -65,14 +65,16 @@ class Worker:
         self._draining.set()
 
     def run_forever(self) -> None:
-        """Until `drain`: claim and run what is due, collect garbage when there is nothing."""
+        """Until `drain`: claim and run what is due, collect garbage in between."""
         while not self._draining.is_set():
             try:
                 claim = self._store.claim(self._owner)
                 if claim is not None:
                     self.run_claim(claim)
-                    continue
+                # After work too: under a load that never ends the disk must not fill up.
                 self._collector.collect_if_due()
+                if claim is not None:
+                    continue
             except Failure as failure:
                 log.warning("database out of reach", extra={"fields": {"reason": failure.reason}})
                 time.sleep(_SETBACK_SECONDS)
