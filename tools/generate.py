@@ -1,4 +1,4 @@
-"""Makes `generated/` from `protos/`: modules, type stubs and the descriptor set.
+"""Makes `generated/` from `protos/`: modules, type stubs, descriptor set and OpenAPI document.
 
 usage: python tools/generate.py          write generated/
        python tools/generate.py --check  write nothing; exit 1 and list the files that would change
@@ -18,11 +18,14 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
+from openapi import openapi
+
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 GENERATED = ROOT / "generated"
 PACKAGE = "darkroom_pb"
 DESCRIPTOR_SET = f"{PACKAGE}/descriptors.binpb"
+OPENAPI = f"{PACKAGE}/openapi.json"
 
 # What a google.protobuf.Any may hold in our answers without any file of ours importing it: details
 # of a status, and the response of a deletion. A JSON transcoder cannot write an Any whose type its
@@ -86,6 +89,7 @@ def generate() -> dict[str, bytes]:
 
     Raises:
         subprocess.CalledProcessError: a .proto file has an error; protoc has printed where.
+        RuleError: a rule or a binding in a .proto file cannot be published.
     """
     names = sorted(path.relative_to(PROTOS).as_posix() for path in PROTOS.rglob("*.proto"))
     with tempfile.TemporaryDirectory(prefix="darkroom-generate-") as folder:
@@ -118,6 +122,7 @@ def generate() -> dict[str, bytes]:
     folders = {parent for name in files for parent in Path(name).parents} - {Path(".")}
     files |= {f"{folder.as_posix()}/__init__.py": PACKAGE_DOCSTRING.encode() for folder in folders}
     files[f"{PACKAGE}/py.typed"] = b""
+    files[OPENAPI] = openapi(files[DESCRIPTOR_SET])
     return files
 
 

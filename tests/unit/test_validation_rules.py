@@ -7,7 +7,8 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
 
-from darkroom.api.validation import MAX_VIOLATIONS, Bounds, Report, RuleError, Validator
+from darkroom.api.validation import MAX_VIOLATIONS, Report, Validator
+from darkroom.domain.bounds import Bounds, RuleError
 from darkroom_pb.yandex.cloud import validation_pb2
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
 

@@ -30,6 +30,7 @@ from google.protobuf.descriptor import (
 )
 from google.protobuf.message import Message
 
+from darkroom.domain.bounds import Bounds, RuleError
 from darkroom.domain.errors import FieldViolation
 from darkroom_pb.yandex.cloud import validation_pb2
 
@@ -37,15 +38,6 @@ MAX_VIOLATIONS = 1000
 """A report stops growing here: a request of 1 MiB has room for several hundred thousand."""
 
 _MAX_KEY_CHARACTERS = 64
-_BOUNDS = re.compile(
-    r"""
-      (?P<sign> <= | >= | < | > ) (?P<bound> -?\d+ )
-    | (?P<low> -?\d+ ) - (?P<high> -?\d+ )
-    | (?P<exact> -?\d+ )
-    """,
-    re.VERBOSE,
-)
-
 Report = list[FieldViolation]
 Judge = Callable[[Any, str, Report], None]
 """Judges one value at a path."""
@@ -58,51 +50,6 @@ _NUMBERS = frozenset(
     )
 )
 _TEXTS = frozenset((FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES))
-
-
-class RuleError(ValueError):
-    """An option in a .proto file says something that cannot be enforced."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """An interval of whole numbers, both ends included; None is no bound."""
-
-    low: int | None
-    high: int | None
-
-    @classmethod
-    def parse(cls, text: str) -> "Bounds":
-        """Read "<=64", ">=1", "1-64" or "64". Raises `RuleError`."""
-        found = _BOUNDS.fullmatch(text)
-        if found is None:
-            raise RuleError(f'"{text}" is not a bound')
-        if found["exact"]:
-            return cls(int(found["exact"]), int(found["exact"]))
-        if found["sign"]:
-            bound = int(found["bound"])
-            return {
-                "<=": cls(None, bound),
-                "<": cls(None, bound - 1),
-                ">=": cls(bound, None),
-                ">": cls(bound + 1, None),
-            }[found["sign"]]
-        low, high = int(found["low"]), int(found["high"])
-        if low > high:
-            raise RuleError(f'"{text}" lets nothing through')
-        return cls(low, high)
-
-    def __contains__(self, number: float) -> bool:
-        return (self.low is None or number >= self.low) and (
-            self.high is None or number <= self.high
-        )
-
-    def __str__(self) -> str:
-        if self.low is None:
-            return f"at most {self.high}"
-        if self.high is None:
-            return f"at least {self.low}"
-        return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
 
 
 @dataclass(frozen=True)
