@@ -14,7 +14,8 @@ SECONDS_EACH ?= 60
 
 # program or file=Debian package
 RUN_NEEDS := qemu-img=qemu-utils bwrap=bubblewrap
-TEST_NEEDS := $(RUN_NEEDS) mkfs.ext4=e2fsprogs
+DEMO_NEEDS := $(RUN_NEEDS) mkfs.ext4=e2fsprogs
+TEST_NEEDS := $(DEMO_NEEDS) grpc_tools_ruby_protoc=ruby-grpc-tools
 SOAK_NEEDS := $(TEST_NEEDS) qemu-system-x86_64=qemu-system-x86 grub-mkimage=grub-common \
 	/usr/lib/grub/i386-pc/boot.img=grub-pc-bin
 BENCH_NEEDS := $(RUN_NEEDS) h2load=nghttp2-client curl=curl taskset=util-linux
@@ -30,7 +31,7 @@ run: ## start the development stack in the foreground: server, worker, object st
 
 .PHONY: demo
 demo: ## import three real disk images into the running stack and compare what is stored
-	@tools/bootstrap.sh $(TEST_NEEDS)
+	@tools/bootstrap.sh $(DEMO_NEEDS)
 	@exec $(BIN)/darkroom demo $(DEMO_ARGUMENTS)
 
 .PHONY: environment

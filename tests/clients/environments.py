@@ -73,7 +73,8 @@ def npm_packages(locked: Path) -> Path:
         folder.mkdir(parents=True)
         for file in files:
             shutil.copy(file, folder)
-        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
+        quiet.append("--loglevel=error")
         install = [str(program), str(cli), "ci", *quiet, f"--cache={CACHE / 'npm' / '_cache'}"]
         subprocess.run(
             install, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=INSTALL_SECONDS

@@ -152,6 +152,7 @@ def test_session_of_the_readme_runs_as_it_stands(running: Running, tmp_path: Pat
     assert "Images are identical." in pasted.stdout
 
 
+@pytest.mark.client("grpcurl", "1.8.6", "the lines that `make run` prints, pasted", "ran")
 def test_lines_that_the_stack_prints_can_be_pasted(running: Running, tmp_path: Path) -> None:
     disk = tmp_path / "disk.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "64M"], check=True)
