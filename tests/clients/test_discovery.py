@@ -40,11 +40,24 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
         yield running
 
 
+def channel(served: Installation) -> grpc.Channel:
+    assert served.channel is not None
+    return served.channel
+
+
 def endpoints(channel: grpc.Channel) -> dict[str, str]:
     stub = api_endpoint_service_pb2_grpc.ApiEndpointServiceStub(channel)
     reply = stub.List(api_endpoint_service_pb2.ListApiEndpointsRequest(page_size=100))
     assert reply.next_page_token == ""
     return {each.id: each.address for each in reply.endpoints}
+
+
+def test_endpoints_come_on_one_page(served: Installation) -> None:
+    stub = api_endpoint_service_pb2_grpc.ApiEndpointServiceStub(channel(served))
+    request = api_endpoint_service_pb2.ListApiEndpointsRequest(page_size=1, page_token="any")
+    reply = stub.List(request)
+    assert len(reply.endpoints) > 1
+    assert reply.next_page_token == ""
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
@@ -75,8 +88,7 @@ def test_a_listener_can_advertise_another_address(served: Installation) -> None:
 
 
 def test_one_endpoint_is_found_by_its_id(served: Installation) -> None:
-    assert served.channel is not None
-    stub = api_endpoint_service_pb2_grpc.ApiEndpointServiceStub(served.channel)
+    stub = api_endpoint_service_pb2_grpc.ApiEndpointServiceStub(channel(served))
     found = stub.Get(api_endpoint_service_pb2.GetApiEndpointRequest(api_endpoint_id="compute"))
     assert (found.id, found.address) == ("compute", served.address)
     with pytest.raises(grpc.RpcError) as missing:
@@ -85,8 +97,7 @@ def test_one_endpoint_is_found_by_its_id(served: Installation) -> None:
 
 
 def token_of(served: Installation, **identity: str) -> str:
-    assert served.channel is not None
-    stub = iam_token_service_pb2_grpc.IamTokenServiceStub(served.channel)
+    stub = iam_token_service_pb2_grpc.IamTokenServiceStub(channel(served))
     reply = stub.Create(iam_token_service_pb2.CreateIamTokenRequest(**identity))
     assert reply.expires_at.seconds > 0
     return str(reply.iam_token)
@@ -117,6 +128,15 @@ def test_a_service_account_gets_a_token_that_names_it(
     token = token_of(served, jwt=jwt(HEADER, {**CLAIMS, "aud": audience}))
     assert re.fullmatch(TOKEN, token)
     assert creator(served, f"Bearer {token}") == "aje-account"
+
+
+def test_a_service_account_gets_a_token_by_its_id(served: Installation) -> None:
+    stub = iam_token_service_pb2_grpc.IamTokenServiceStub(channel(served))
+    request = iam_token_service_pb2.CreateIamTokenForServiceAccountRequest(
+        service_account_id="aje-other"
+    )
+    token = stub.CreateForServiceAccount(request).iam_token
+    assert creator(served, f"Bearer {token}") == "aje-other"
 
 
 def test_an_oauth_token_gets_one_that_does_not_show_it(served: Installation) -> None:
@@ -157,12 +177,11 @@ def test_what_is_no_service_account_token_is_refused_by_name(
 
 
 def test_folders_and_clouds_are_found(served: Installation) -> None:
-    assert served.channel is not None
-    clouds = cloud_service_pb2_grpc.CloudServiceStub(served.channel)
+    clouds = cloud_service_pb2_grpc.CloudServiceStub(channel(served))
     (cloud,) = clouds.List(cloud_service_pb2.ListCloudsRequest()).clouds
     assert cloud.id == "cloud-1"
     assert clouds.Get(cloud_service_pb2.GetCloudRequest(cloud_id="cloud-1")) == cloud
-    folders = folder_service_pb2_grpc.FolderServiceStub(served.channel)
+    folders = folder_service_pb2_grpc.FolderServiceStub(channel(served))
     request = folder_service_pb2.ListFoldersRequest(cloud_id="cloud-1", page_size=2)
     first = folders.List(request)
     request.page_token = first.next_page_token
@@ -175,9 +194,47 @@ def test_folders_and_clouds_are_found(served: Installation) -> None:
     assert (found.id, found.cloud_id) == ("any", "cloud-1")
     nowhere = folder_service_pb2.ListFoldersRequest(cloud_id="other")
     assert list(folders.List(nowhere).folders) == []
-    with pytest.raises(grpc.RpcError) as unoffered:
-        folders.Create(folder_service_pb2.CreateFolderRequest(cloud_id="cloud-1", name="new"))
-    assert unoffered.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    for seen in (cloud, found, *first.folders):
+        filled = {field.name for field, _ in seen.ListFields()}
+        assert filled <= {"id", "name", "cloud_id", "status"}
+
+
+def test_listings_of_clouds_and_folders_are_by_name_and_in_pages(served: Installation) -> None:
+    clouds = cloud_service_pb2_grpc.CloudServiceStub(channel(served))
+    folders = folder_service_pb2_grpc.FolderServiceStub(channel(served))
+    request = cloud_service_pb2.ListCloudsRequest(organization_id="any", filter='name = "darkroom"')
+    assert len(clouds.List(request).clouds) == 1
+    request.filter = 'name != "darkroom"'
+    assert len(clouds.List(request).clouds) == 0
+    for wrong, field in (
+        ({"page_size": 1001}, "page_size"),
+        ({"page_token": "made up"}, "page_token"),
+        ({"filter": 'status = "ACTIVE"'}, "filter"),
+    ):
+        for listed in (
+            lambda given: clouds.List(cloud_service_pb2.ListCloudsRequest(**given)),
+            lambda given: folders.List(
+                folder_service_pb2.ListFoldersRequest(cloud_id="cloud-1", **given)
+            ),
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                listed(wrong)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert field in str(refused.value.details())
+
+
+@pytest.mark.parametrize("given", ["", "x" * 51])
+def test_a_cloud_or_folder_must_be_named(served: Installation, given: str) -> None:
+    clouds = cloud_service_pb2_grpc.CloudServiceStub(channel(served))
+    folders = folder_service_pb2_grpc.FolderServiceStub(channel(served))
+    for call in (
+        lambda: clouds.Get(cloud_service_pb2.GetCloudRequest(cloud_id=given)),
+        lambda: folders.Get(folder_service_pb2.GetFolderRequest(folder_id=given)),
+        lambda: folders.List(folder_service_pb2.ListFoldersRequest(cloud_id=given)),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            call()
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_bad_folder_setting_is_named() -> None:

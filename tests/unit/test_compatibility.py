@@ -23,7 +23,10 @@ from darkroom_pb.yandex.cloud.compute.v1 import (
     snapshot_service_pb2,
     zone_service_pb2,
 )
+from darkroom_pb.yandex.cloud.endpoint import api_endpoint_service_pb2
+from darkroom_pb.yandex.cloud.iam.v1 import iam_token_service_pb2
 from darkroom_pb.yandex.cloud.operation import operation_service_pb2
+from darkroom_pb.yandex.cloud.resourcemanager.v1 import cloud_service_pb2, folder_service_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "compatibility.md"
@@ -37,9 +40,15 @@ SERVICES: list[ServiceDescriptor] = [
         zone_service_pb2,
         disk_type_service_pb2,
         operation_service_pb2,
+        api_endpoint_service_pb2,
+        iam_token_service_pb2,
+        cloud_service_pb2,
+        folder_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
+SCOPES = ("yandex.cloud.compute.v1.", "yandex.cloud.resourcemanager.v1.", "yandex.cloud.")
+"""Where the short names of metadata and response types may belong."""
 NEVER_SENT = {"SnapshotSchedule"}
 """A message that a reply could hold, but never does: its own fields need no rows."""
 
@@ -91,7 +100,7 @@ def message_types(services: list[ServiceDescriptor]) -> dict[str, Descriptor]:
         waiting += [method.input_type, method.output_type]
         promised = method.GetOptions().Extensions[operation_option.operation]
         for name in filter(None, (promised.metadata, promised.response)):
-            for scope in ("yandex.cloud.compute.v1.", "yandex.cloud."):
+            for scope in SCOPES:
                 try:
                     waiting.append(pool.FindMessageTypeByName(scope + name))
                 except KeyError:
