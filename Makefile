@@ -15,7 +15,7 @@ SECONDS_EACH ?= 60
 # program or file=Debian package
 RUN_NEEDS := qemu-img=qemu-utils bwrap=bubblewrap
 DEMO_NEEDS := $(RUN_NEEDS) mkfs.ext4=e2fsprogs
-TEST_NEEDS := $(DEMO_NEEDS) grpc_tools_ruby_protoc=ruby-grpc-tools
+TEST_NEEDS := $(DEMO_NEEDS) grpc_tools_ruby_protoc=ruby-grpc-tools curl=curl
 SOAK_NEEDS := $(TEST_NEEDS) qemu-system-x86_64=qemu-system-x86 grub-mkimage=grub-common \
 	/usr/lib/grub/i386-pc/boot.img=grub-pc-bin
 BENCH_NEEDS := $(RUN_NEEDS) h2load=nghttp2-client curl=curl taskset=util-linux
@@ -25,7 +25,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: ## start the development stack in the foreground: server, worker, object storage
+run: ## start the development stack in the foreground: server, worker, gateway, object storage
 	@tools/bootstrap.sh $(RUN_NEEDS)
 	@exec $(BIN)/darkroom dev $(RUN_ARGUMENTS)
 

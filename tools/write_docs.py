@@ -1,6 +1,7 @@
 """Writes the parts of the documentation that the code knows better.
 
-usage: python tools/write_docs.py          the settings table of README.md, and docs/errors.md
+usage: python tools/write_docs.py          the settings table of README.md, docs/errors.md, and
+                                           deploy/envoy/envoy.yaml
        python tools/write_docs.py --check  write nothing; exit 1 and name what would change
 """
 
@@ -14,6 +15,7 @@ from darkroom import config
 from darkroom.api.status import to_status
 from darkroom.domain import errors as catalogue
 from darkroom.domain.errors import CATALOGUE, Failure, FieldViolation, Kind
+from darkroom.gateway.envoy import Gateway, as_text, configuration, rest_services
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +32,15 @@ Besides the details named here, every failure carries `google.rpc.ErrorInfo`, an
 `google.rpc.RequestInfo`.
 """
 
+_MESH_HEAD = """\
+# Made by `make docs`; changes here are lost.
+#
+# What `darkroom gateway` runs, for an Envoy of your own. It wants descriptors.binpb, openapi.json
+# (both of generated/darkroom_pb) in /etc/envoy, and finds the server as darkroom:50051.
+# Nothing here ends TLS or knows a caller: the mesh does.
+"""
+_MESH_FOLDER = Path("/etc/envoy")
+
 _EVERYWHERE = {"google.rpc.ErrorInfo", "google.rpc.RequestInfo"}
 
 
@@ -42,6 +53,7 @@ def main() -> int:
     for path in stale:
         print(path.relative_to(ROOT))
         if not check_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted()[path], encoding="utf-8")
     if stale and check_only:
         print("out of date: run `make docs`", file=sys.stderr)
@@ -54,6 +66,7 @@ def wanted() -> dict[Path, str]:
     return {
         readme: with_settings(readme.read_text(encoding="utf-8")),
         ROOT / "docs/errors.md": errors(),
+        ROOT / "deploy/envoy/envoy.yaml": mesh(),
     }
 
 
@@ -64,6 +77,19 @@ def with_settings(readme: str) -> str:
     if not end:
         raise ValueError("README.md has lost the markers of the settings table")
     return f"{before}{begin}\n{config.table()}\n{end}{after}"
+
+
+def mesh() -> str:
+    """The whole of deploy/envoy/envoy.yaml."""
+    descriptors = ROOT / "generated/darkroom_pb/descriptors.binpb"
+    gateway = Gateway(
+        listen="0.0.0.0:8080",
+        upstream="darkroom:50051",
+        descriptors=_MESH_FOLDER / "descriptors.binpb",
+        services=rest_services(descriptors.read_bytes()),
+        openapi=_MESH_FOLDER / "openapi.json",
+    )
+    return _MESH_HEAD + as_text(configuration(gateway))
 
 
 def errors() -> str:

@@ -113,6 +113,22 @@ class Settings:
         _listen_or_nothing,
     )
     tls_advertise: str = _setting("", "The same on the TLS listener.", _listen_or_nothing)
+    gateway_listen: str = _setting(
+        "127.0.0.1:8080",
+        "Address of the gateway (`darkroom gateway`) for REST, gRPC and gRPC-Web.",
+        _listen_or_nothing,
+    )
+    gateway_upstream: str = _setting(
+        "",
+        "HOST:PORT of the server behind the gateway, in plaintext. Empty: that of `--listen`.",
+        _listen_or_nothing,
+    )
+    gateway_admin_listen: str = _setting(
+        "",
+        "Address of Envoy's administration interface in the gateway. Whoever reaches it can stop "
+        "the gateway. Empty: none.",
+        _listen_or_nothing,
+    )
     database_url: str = _setting(
         "", "Where metadata is kept: `sqlite:PATH`. Empty: `metadata.sqlite` in the data folder."
     )

@@ -27,14 +27,14 @@ class Running:
     data: Path
     output: Path
 
-    @property
-    def listen(self) -> str:
-        return str(json.loads((self.data / "stack.json").read_text())["listen"])
+    def address(self, name: str) -> str:
+        """HOST:PORT of a listener, by the name of its setting."""
+        return str(json.loads((self.data / "stack.json").read_text())[name])
 
     def processes(self) -> list[int]:
-        """Pids of the stack: dev, serve, the worker and the object storage at least."""
+        """Pids of the stack: dev, serve, worker, gateway and object storage at least."""
         found = until(
-            lambda: len(pids := descendants(self.make.pid)) >= 4 and pids, "four processes"
+            lambda: len(pids := descendants(self.make.pid)) >= 5 and pids, "five processes"
         )
         return list(found)
 
@@ -55,7 +55,7 @@ def darkroom_dev(make_pid: int) -> int | None:
 def running(tmp_path: Path) -> Iterator[Running]:
     data = tmp_path / "data"
     arguments = f"--data-dir {data} --listen 127.0.0.1:0 --tls-listen 127.0.0.1:0"
-    arguments += " --storage-port 0"
+    arguments += " --gateway-listen 127.0.0.1:0 --storage-port 0"
     output = tmp_path / "output"
     with output.open("w") as file:
         make = subprocess.Popen(
@@ -136,12 +136,13 @@ def test_demo_proves_three_imports_and_an_interrupt_ends_everything(running: Run
 @pytest.mark.client("grpcurl", "1.8.6", "the session of the README, pasted into a shell", "ran")
 def test_session_of_the_readme_runs_as_it_stands(running: Running, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
-    session = re.search(r"<!-- session:begin -->\s+```sh\n(.*?)```", readme, re.DOTALL)
-    assert session is not None
-    script = session[1]
+    parts = re.findall(r"<!-- (?:session|rest):begin -->\s+```sh\n(.*?)```", readme, re.DOTALL)
+    assert len(parts) == 2
+    script = "".join(parts)
     for written, here in (
         ("/tmp/", f"{tmp_path}/"),
-        ("127.0.0.1:50051", running.listen),
+        ("127.0.0.1:50051", running.address("listen")),
+        ("127.0.0.1:8080", running.address("gateway_listen")),
         ("dev upload", f"dev upload --data-dir {running.data}"),
         (" .darkroom", f" {running.data}"),
     ):
@@ -149,6 +150,8 @@ def test_session_of_the_readme_runs_as_it_stands(running: Running, tmp_path: Pat
     pasted = shell(script)
     assert pasted.returncode == 0, pasted.stdout + pasted.stderr
     assert '"status": "READY"' in pasted.stdout
+    assert '"name":"over-rest"' in pasted.stdout
+    assert '"done":true' in pasted.stdout
     assert "Images are identical." in pasted.stdout
 
 
@@ -157,12 +160,16 @@ def test_lines_that_the_stack_prints_can_be_pasted(running: Running, tmp_path: P
     disk = tmp_path / "disk.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "64M"], check=True)
     printed = running.output.read_text()
-    upload, create, get = re.findall(r"^  (URL=.*|.*grpcurl.*)$", printed, re.MULTILINE)
+    upload, create, get, curl = re.findall(
+        r"^  (URL=.*|.*grpcurl.*|curl.*)$", printed, re.MULTILINE
+    )
     created = shell(f"{upload}\n{create}".replace("disk.qcow2", str(disk)))
     assert created.returncode == 0, created.stdout + created.stderr
     operation = json.loads(created.stdout)["id"]
     read = shell(get.replace("ID", operation))
     assert json.loads(read.stdout)["id"] == operation
+    (image,) = json.loads(shell(curl).stdout)["images"]
+    assert image["id"] == json.loads(created.stdout)["metadata"]["imageId"]
 
 
 def test_nothing_survives_a_kill_of_the_stack(running: Running) -> None:
@@ -179,9 +186,11 @@ def test_second_stack_and_taken_port_are_refused_with_advice(
     second = shell(f"{darkroom} dev --data-dir {running.data} --listen 127.0.0.1:0")
     assert second.returncode == 1
     assert second.stderr == f"darkroom: a stack runs on {running.data} already\n"
-    taken = shell(f"{darkroom} dev --data-dir {tmp_path}/other --listen {running.listen}")
+    taken = shell(
+        f"{darkroom} dev --data-dir {tmp_path}/other --listen {running.address('listen')}"
+    )
     assert taken.returncode == 1
-    assert f"cannot listen on {running.listen} (Address already in use)" in taken.stderr
+    assert f"cannot listen on {running.address('listen')} (Address already in use)" in taken.stderr
     assert "--listen" in taken.stderr
 
 

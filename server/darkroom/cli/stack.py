@@ -30,12 +30,15 @@ class Stack:
 
     listen: str
     tls_listen: str
+    gateway_listen: str
     storage_url: str
     access_key: str
     secret_key: str
 
     @staticmethod
-    def on(data_dir: Path, listen: str, tls_listen: str, storage_url: str) -> "Stack":
+    def on(
+        data_dir: Path, listen: str, tls_listen: str, gateway_listen: str, storage_url: str
+    ) -> "Stack":
         """Describe the stack that starts on this folder, in the file that its clients read.
 
         The credentials are those of the last time, so that imports that were interrupted with the
@@ -46,7 +49,7 @@ class Stack:
             keys = (last.access_key, last.secret_key)
         except (OSError, ValueError, TypeError):
             keys = (secrets.token_hex(8), secrets.token_hex(20))
-        stack = Stack(listen, tls_listen, storage_url, *keys)
+        stack = Stack(listen, tls_listen, gateway_listen, storage_url, *keys)
         descriptor = os.open(data_dir / _FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE)
         with os.fdopen(descriptor, "w") as file:
             json.dump(asdict(stack), file)

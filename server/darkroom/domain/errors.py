@@ -921,3 +921,72 @@ def converter_missing() -> Failure:
 
 def sandbox_unavailable() -> Failure:
     return SANDBOX_UNAVAILABLE.failure()
+
+
+# --- over HTTP ------------------------------------------------------------------------------------
+# What the gateway answers by itself, before or instead of the server.
+
+HTTP_REQUEST_INVALID = _kind(
+    Code.INVALID_ARGUMENT,
+    "HTTP_REQUEST_INVALID",
+    "The request cannot be read: {problem}",
+    "Compare path, query parameters and JSON body with /openapi.json; of fields that exclude each "
+    "other send one.",
+)
+HTTP_METHOD_UNKNOWN = _kind(
+    Code.NOT_FOUND,
+    "HTTP_METHOD_UNKNOWN",
+    "Nothing is served under this path with this HTTP method",
+    "Look the path up in /openapi.json; custom verbs follow a colon.",
+)
+HTTP_REQUEST_TOO_LATE = _kind(
+    Code.DEADLINE_EXCEEDED,
+    "HTTP_REQUEST_TOO_LATE",
+    "The request did not arrive in time",
+    "Send it again as a whole; look at the network if it happens again.",
+)
+HTTP_REQUEST_TOO_LARGE = _kind(
+    Code.INVALID_ARGUMENT,
+    "HTTP_REQUEST_TOO_LARGE",
+    "The body or the headers of the request are too large",
+    "Send less at once: no call of the API needs a body above 1 MiB or headers above 16 KiB.",
+)
+SERVER_UNREACHABLE = _kind(
+    Code.UNAVAILABLE,
+    "SERVER_UNREACHABLE",
+    "The gateway cannot reach the server",
+    "Repeat the call after the pause that RetryInfo names, with the same idempotency-key; the "
+    "operator should see whether the server runs where the gateway looks for it.",
+    1.0,
+)
+SERVER_TOO_SLOW = _kind(
+    Code.DEADLINE_EXCEEDED,
+    "SERVER_TOO_SLOW",
+    "The server did not answer the gateway in time",
+    "Repeat the call with the same idempotency-key: what it asked for may have happened.",
+)
+
+
+def http_request_invalid(problem: str) -> Failure:
+    """`problem` is in the words of the gateway."""
+    return HTTP_REQUEST_INVALID.failure(problem=problem)
+
+
+def http_method_unknown() -> Failure:
+    return HTTP_METHOD_UNKNOWN.failure()
+
+
+def http_request_too_late() -> Failure:
+    return HTTP_REQUEST_TOO_LATE.failure()
+
+
+def http_request_too_large() -> Failure:
+    return HTTP_REQUEST_TOO_LARGE.failure()
+
+
+def server_unreachable() -> Failure:
+    return SERVER_UNREACHABLE.failure()
+
+
+def server_too_slow() -> Failure:
+    return SERVER_TOO_SLOW.failure()

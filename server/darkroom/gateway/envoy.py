@@ -1,0 +1,319 @@
+"""Envoy's configuration: REST, gRPC and gRPC-Web on one port, the server behind it.
+
+A document of plain dictionaries, the same for `darkroom gateway` and for a mesh. The paths of the
+REST interface are not here: Envoy reads them from the descriptor set.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.api import annotations_pb2
+from google.protobuf import descriptor_pb2
+
+from darkroom.api.server import MAX_CONCURRENT_STREAMS, MAX_METADATA_BYTES, MAX_REQUEST_BYTES
+from darkroom.gateway.replies import local_replies
+
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+"""A page of 1000 images with all the labels that are allowed takes about a fifth of this."""
+MAX_CONNECTIONS = 1000
+ANSWER_SECONDS = 60.0
+"""The longest that the server may take to answer REST; no method waits for its operation."""
+HEADER_SECONDS = 10.0
+IDLE_SECONDS = 30.0
+"""How long a REST call may stand still, in particular while its body is sent."""
+CONNECT_SECONDS = 5.0
+_STREAM_WINDOW_BYTES = 64 * 1024
+_CONNECTION_WINDOW_BYTES = 1024 * 1024
+"""Both are what Envoy advises for what strangers can reach."""
+
+_CLUSTER = "darkroom"
+_PREFIX = "type.googleapis.com/envoy.extensions."
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What differs from one gateway to another. Addresses are HOST:PORT."""
+
+    listen: str
+    upstream: str
+    descriptors: Path
+    """Read by Envoy, like `openapi`, when it starts."""
+    services: tuple[str, ...]
+    """Full names of the services that have REST bindings."""
+    openapi: Path | None = None
+    admin_listen: str = ""
+    """Envoy's own interface, on which everything can be seen and stopped. Empty: none."""
+    access_log: bool = True
+
+
+def rest_services(descriptor_set: bytes) -> tuple[str, ...]:
+    """Full names of the services of a descriptor set that have HTTP bindings."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set).file
+    return tuple(
+        sorted(
+            f"{file.package}.{service.name}"
+            for file in files
+            for service in file.service
+            if any(method.options.HasExtension(annotations_pb2.http) for method in service.method)
+        )
+    )
+
+
+def configuration(gateway: Gateway) -> Document:
+    """The bootstrap configuration of one Envoy."""
+    document: Document = {}
+    if gateway.admin_listen:
+        document["admin"] = {"address": _socket(gateway.admin_listen)}
+    return document | {
+        "static_resources": {
+            "listeners": [_listener(gateway)],
+            "clusters": [_cluster(gateway.upstream)],
+        },
+        "application_log_config": {
+            "log_format": {
+                "json_format": {
+                    "time": "%Y-%m-%dT%T.%fZ",
+                    "level": "%l",
+                    "logger": "envoy.%n",
+                    "event": "%j",
+                }
+            }
+        },
+        "overload_manager": {
+            "resource_monitors": [
+                _extension(
+                    "envoy.resource_monitors.global_downstream_max_connections",
+                    "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    max_active_downstream_connections=MAX_CONNECTIONS,
+                )
+            ]
+        },
+    }
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes repeated parts out instead of referring to them."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def as_text(document: Document) -> str:
+    """The document as YAML."""
+    return str(yaml.dump(document, Dumper=_Plain, sort_keys=False, width=100))
+
+
+def _extension(name: str, kind: str, **config: Any) -> Document:
+    return {"name": name, "typed_config": {"@type": _PREFIX + kind, **config}}
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:g}s"
+
+
+def _socket(address: str) -> Document:
+    host, _, port = address.rpartition(":")
+    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+
+
+def _listener(gateway: Gateway) -> Document:
+    return {
+        "name": "gateway",
+        "address": _socket(gateway.listen),
+        # Otherwise two gateways could be started on one port, each getting some of the calls.
+        "enable_reuse_port": False,
+        "per_connection_buffer_limit_bytes": MAX_REQUEST_BYTES,
+        "filter_chains": [{"filters": [_connection_manager(gateway)]}],
+    }
+
+
+def _connection_manager(gateway: Gateway) -> Document:
+    return _extension(
+        "envoy.filters.network.http_connection_manager",
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="gateway",
+        codec_type="AUTO",
+        normalize_path=True,
+        max_request_headers_kb=MAX_METADATA_BYTES // 1024,
+        request_headers_timeout=_seconds(HEADER_SECONDS),
+        http2_protocol_options={
+            "max_concurrent_streams": MAX_CONCURRENT_STREAMS,
+            "initial_stream_window_size": _STREAM_WINDOW_BYTES,
+            "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
+        },
+        # Whoever calls is a stranger, from whichever address: none of the headers with which Envoys
+        # talk among themselves is obeyed.
+        use_remote_address=True,
+        internal_address_config={},
+        server_header_transformation="PASS_THROUGH",
+        # A support id for every call, here and in the server the same: the caller's, or a new one.
+        generate_request_id=True,
+        preserve_external_request_id=True,
+        early_header_mutation_extensions=[_callers_own_id()],
+        request_id_extension={
+            "typed_config": {
+                "@type": _PREFIX + "request_id.uuid.v3.UuidRequestIdConfig",
+                "pack_trace_reason": False,
+            }
+        },
+        local_reply_config=local_replies(),
+        access_log=[_access_log()] if gateway.access_log else [],
+        route_config=_routes(gateway),
+        http_filters=[
+            _extension("envoy.filters.http.grpc_web", "filters.http.grpc_web.v3.GrpcWeb"),
+            # A JSON body is read whole before the server hears of the call, gRPC is passed on.
+            _extension(
+                "envoy.filters.http.buffer",
+                "filters.http.buffer.v3.Buffer",
+                max_request_bytes=MAX_REQUEST_BYTES,
+            ),
+            _extension(
+                "envoy.filters.http.grpc_json_transcoder",
+                "filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
+                **_transcoding(gateway),
+            ),
+            _extension(
+                "envoy.filters.http.router",
+                "filters.http.router.v3.Router",
+                suppress_envoy_headers=True,
+            ),
+        ],
+    )
+
+
+def _callers_own_id() -> Document:
+    """`x-client-request-id` counts where there is no `x-request-id`, as it does in the server."""
+    return _extension(
+        "envoy.http.early_header_mutation.header_mutation",
+        "http.early_header_mutation.header_mutation.v3.HeaderMutation",
+        mutations=[
+            {
+                "append": {
+                    "header": {"key": "x-request-id", "value": "%REQ(x-client-request-id)%"},
+                    "append_action": "ADD_IF_ABSENT",
+                }
+            }
+        ],
+    )
+
+
+def _transcoding(gateway: Gateway) -> Document:
+    return {
+        "proto_descriptor": str(gateway.descriptors),
+        "services": list(gateway.services),
+        # The route that was found by the path of the REST call, with its limits, stays.
+        "match_incoming_request_route": True,
+        "convert_grpc_status": True,
+        # A page token or a filter may be sent by whatever encodes a space as a plus.
+        "query_param_unescape_plus": True,
+        "request_validation_options": {
+            "reject_unknown_method": True,
+            "reject_unknown_query_parameters": True,
+            "reject_binding_body_field_collisions": True,
+        },
+        # Callers look at `done` without asking whether it is there.
+        "print_options": {"always_print_primitive_fields": True},
+        "max_response_body_size": MAX_RESPONSE_BYTES,
+    }
+
+
+def _routes(gateway: Gateway) -> Document:
+    files = [("/descriptors.binpb", gateway.descriptors, "application/x-protobuf")]
+    if gateway.openapi is not None:
+        files.append(("/openapi.json", gateway.openapi, "application/json"))
+    to_server = {
+        "cluster": _CLUSTER,
+        # Neither means that the server has begun to work on the call.
+        "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 2},
+    }
+    grpc = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    routes: list[Document] = [
+        *(_file(path, file, content_type) for path, file, content_type in files),
+        {
+            # How long a call may take is here a matter between the client and the server.
+            "match": {"prefix": "/", "headers": [grpc]},
+            "route": to_server | {"timeout": "0s", "idle_timeout": "0s"},
+            "typed_per_filter_config": _without("envoy.filters.http.buffer"),
+        },
+        {
+            "match": {"prefix": "/"},
+            "route": to_server
+            | {"timeout": _seconds(ANSWER_SECONDS), "idle_timeout": _seconds(IDLE_SECONDS)},
+        },
+    ]
+    return {
+        "name": "gateway",
+        "max_direct_response_body_size_bytes": MAX_RESPONSE_BYTES,
+        "virtual_hosts": [{"name": "darkroom", "domains": ["*"], "routes": routes}],
+    }
+
+
+def _file(path: str, file: Path, content_type: str) -> Document:
+    return {
+        "match": {"path": path},
+        "direct_response": {"status": 200, "body": {"filename": str(file)}},
+        "response_headers_to_add": [
+            {
+                "header": {"key": "content-type", "value": content_type},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
+        "typed_per_filter_config": _without("envoy.filters.http.grpc_json_transcoder"),
+    }
+
+
+def _without(filter_name: str) -> Document:
+    kind = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
+    return {filter_name: {"@type": kind, "disabled": True}}
+
+
+def _access_log() -> Document:
+    fields = {
+        "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%",
+        "level": "info",
+        "logger": "envoy.access",
+        "event": "http",
+        "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
+        # Without the query: it may hold what is nobody else's business.
+        "path": "%PATH(NQ:ORIG_OR_PATH)%",
+        "status": "%RESPONSE_CODE%",
+        "duration_ms": "%DURATION%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "peer": "%DOWNSTREAM_REMOTE_ADDRESS%",
+        "protocol": "%PROTOCOL%",
+        "received_bytes": "%BYTES_RECEIVED%",
+        "sent_bytes": "%BYTES_SENT%",
+        "flags": "%RESPONSE_FLAGS%",
+    }
+    return _extension(
+        "envoy.access_loggers.stderr",
+        "access_loggers.stream.v3.StderrAccessLog",
+        log_format={"json_format": fields},
+    )
+
+
+def _cluster(upstream: str) -> Document:
+    host = upstream.rpartition(":")[0].strip("[]")
+    try:
+        ipaddress.ip_address(host)
+        discovery = "STATIC"
+    except ValueError:
+        discovery = "STRICT_DNS"
+    endpoint = {"endpoint": {"address": _socket(upstream)}}
+    return {
+        "name": _CLUSTER,
+        "type": discovery,
+        "connect_timeout": _seconds(CONNECT_SECONDS),
+        "load_assignment": {"cluster_name": _CLUSTER, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _PREFIX + "upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+    }
