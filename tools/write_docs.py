@@ -87,6 +87,8 @@ def mesh() -> str:
         upstream="darkroom:50051",
         descriptors=_MESH_FOLDER / "descriptors.binpb",
         services=rest_services(descriptors.read_bytes()),
+        max_request_bytes=config.Settings.max_request_size,
+        max_header_bytes=config.Settings.max_metadata_size,
         openapi=_MESH_FOLDER / "openapi.json",
     )
     return _MESH_HEAD + as_text(configuration(gateway))

@@ -14,7 +14,10 @@ from darkroom.cli.command import Subparsers
 from darkroom.config import SettingError, Settings
 from darkroom.gateway.envoy import Document, Gateway, as_text, configuration, rest_services
 
-_SETTINGS = ("listen", "gateway_listen", "gateway_upstream", "gateway_admin_listen", "log_level")
+_SETTINGS = (
+    *("listen", "gateway_listen", "gateway_upstream", "gateway_admin_listen"),
+    *("max_request_size", "max_metadata_size", "log_level"),
+)
 _ENVOY_LEVELS = {"debug": "info", "info": "warning", "warning": "error"}
 """Envoy is the more talkative one."""
 _LOG_FLUSH_MILLISECONDS = 1000
@@ -76,6 +79,8 @@ def gateway(settings: Settings) -> Gateway:
         upstream=settings.gateway_upstream or settings.listen,
         descriptors=descriptors,
         services=rest_services(descriptors.read_bytes()),
+        max_request_bytes=settings.max_request_size,
+        max_header_bytes=settings.max_metadata_size,
         openapi=openapi if openapi.exists() else None,
         admin_listen=settings.gateway_admin_listen,
         access_log=settings.log_level != "warning",

@@ -946,10 +946,10 @@ HTTP_REQUEST_TOO_LATE = _kind(
     "Send it again as a whole; look at the network if it happens again.",
 )
 HTTP_REQUEST_TOO_LARGE = _kind(
-    Code.INVALID_ARGUMENT,
+    Code.RESOURCE_EXHAUSTED,
     "HTTP_REQUEST_TOO_LARGE",
-    "The body or the headers of the request are too large",
-    "Send less at once: no call of the API needs a body above 1 MiB or headers above 16 KiB.",
+    "The {part} of the request takes more than {limit_bytes} bytes",
+    "Send less in one request, or ask the operator for a higher limit; the same call fails again.",
 )
 SERVER_UNREACHABLE = _kind(
     Code.UNAVAILABLE,
@@ -980,8 +980,9 @@ def http_request_too_late() -> Failure:
     return HTTP_REQUEST_TOO_LATE.failure()
 
 
-def http_request_too_large() -> Failure:
-    return HTTP_REQUEST_TOO_LARGE.failure()
+def http_request_too_large(part: str, limit_bytes: int) -> Failure:
+    """`part` is body or header."""
+    return HTTP_REQUEST_TOO_LARGE.failure(part=part, limit_bytes=limit_bytes)
 
 
 def server_unreachable() -> Failure:

@@ -13,7 +13,7 @@ import yaml
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 
-from darkroom.api.server import MAX_CONCURRENT_STREAMS, MAX_METADATA_BYTES, MAX_REQUEST_BYTES
+from darkroom.api.server import MAX_CONCURRENT_STREAMS
 from darkroom.gateway.replies import local_replies
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
@@ -45,6 +45,8 @@ class Gateway:
     """Read by Envoy, like `openapi`, when it starts."""
     services: tuple[str, ...]
     """Full names of the services that have REST bindings."""
+    max_request_bytes: int
+    max_header_bytes: int
     openapi: Path | None = None
     admin_listen: str = ""
     """Envoy's own interface, on which everything can be seen and stopped. Empty: none."""
@@ -127,7 +129,7 @@ def _listener(gateway: Gateway) -> Document:
         "address": _socket(gateway.listen),
         # Otherwise two gateways could be started on one port, each getting some of the calls.
         "enable_reuse_port": False,
-        "per_connection_buffer_limit_bytes": MAX_REQUEST_BYTES,
+        "per_connection_buffer_limit_bytes": gateway.max_request_bytes,
         "filter_chains": [{"filters": [_connection_manager(gateway)]}],
     }
 
@@ -139,7 +141,7 @@ def _connection_manager(gateway: Gateway) -> Document:
         stat_prefix="gateway",
         codec_type="AUTO",
         normalize_path=True,
-        max_request_headers_kb=MAX_METADATA_BYTES // 1024,
+        max_request_headers_kb=gateway.max_header_bytes // 1024,
         request_headers_timeout=_seconds(HEADER_SECONDS),
         http2_protocol_options={
             "max_concurrent_streams": MAX_CONCURRENT_STREAMS,
@@ -161,7 +163,7 @@ def _connection_manager(gateway: Gateway) -> Document:
                 "pack_trace_reason": False,
             }
         },
-        local_reply_config=local_replies(),
+        local_reply_config=local_replies(gateway.max_request_bytes, gateway.max_header_bytes),
         access_log=[_access_log()] if gateway.access_log else [],
         route_config=_routes(gateway),
         http_filters=[
@@ -170,7 +172,7 @@ def _connection_manager(gateway: Gateway) -> Document:
             _extension(
                 "envoy.filters.http.buffer",
                 "filters.http.buffer.v3.Buffer",
-                max_request_bytes=MAX_REQUEST_BYTES,
+                max_request_bytes=gateway.max_request_bytes,
             ),
             _extension(
                 "envoy.filters.http.grpc_json_transcoder",

@@ -14,25 +14,11 @@ _PROBLEM = "%LOCAL_REPLY_BODY%"
 """What Envoy has to say, mostly which field cannot be read. It may quote what the caller sent, goes
 to that caller alone, and into no log."""
 
-_INVALID = errors.http_request_invalid(_PROBLEM)
-_FAILURES: tuple[tuple[str, int, Failure], ...] = (
-    ("EQ", 404, errors.http_method_unknown()),
-    ("EQ", 408, errors.http_request_too_late()),
-    ("EQ", 413, errors.http_request_too_large()),
-    ("EQ", 431, errors.http_request_too_large()),
-    ("EQ", 502, errors.server_unreachable()),
-    ("EQ", 503, errors.server_unreachable()),
-    ("EQ", 504, errors.server_too_slow()),
-    ("GE", 500, errors.internal()),
-    ("GE", 400, _INVALID),
-)
-"""By HTTP status; the first that fits is taken."""
 
-
-def local_replies() -> dict[str, Any]:
+def local_replies(max_body_bytes: int, max_header_bytes: int) -> dict[str, Any]:
     """Envoy's LocalReplyConfig: google.rpc.Status in JSON, to callers of gRPC its message alone."""
     mappers = []
-    for operator, http_status, failure in _FAILURES:
+    for operator, http_status, failure in _failures(max_body_bytes, max_header_bytes):
         is_status = _has_status(operator, http_status)
         mappers.append(
             {
@@ -46,6 +32,21 @@ def local_replies() -> dict[str, Any]:
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
     }
     return {"mappers": [mapper | {"headers_to_add": [with_request_id]} for mapper in mappers]}
+
+
+def _failures(max_body_bytes: int, max_header_bytes: int) -> tuple[tuple[str, int, Failure], ...]:
+    """By HTTP status; the first that fits is taken."""
+    return (
+        ("EQ", 404, errors.http_method_unknown()),
+        ("EQ", 408, errors.http_request_too_late()),
+        ("EQ", 413, errors.http_request_too_large("body", max_body_bytes)),
+        ("EQ", 431, errors.http_request_too_large("header", max_header_bytes)),
+        ("EQ", 502, errors.server_unreachable()),
+        ("EQ", 503, errors.server_unreachable()),
+        ("EQ", 504, errors.server_too_slow()),
+        ("GE", 500, errors.internal()),
+        ("GE", 400, errors.http_request_invalid(_PROBLEM)),
+    )
 
 
 _CALLED_BY_GRPC = (
@@ -67,8 +68,8 @@ def _has_status(operator: str, http_status: int) -> dict[str, Any]:
 
 def _json(failure: Failure) -> dict[str, Any]:
     return {
-        # Through text: an Any comes as a dictionary of another kind.
-        "json_format": json.loads(MessageToJson(to_status(failure, _REQUEST_ID))),
+        # Through text: an Any comes as a dictionary of another kind. Sorted: a map has no order.
+        "json_format": json.loads(MessageToJson(to_status(failure, _REQUEST_ID), sort_keys=True)),
         # A request that cannot even be parsed has no id.
         "omit_empty_values": True,
     }
