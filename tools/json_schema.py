@@ -230,7 +230,7 @@ def _string(rules: Rules, empty: Empty) -> Schema:
     return _without_empty(
         {
             "type": "string",
-            "minLength": shortest[empty],
+            "minLength": shortest[empty] or None,
             "maxLength": high,
             "pattern": rules.pattern and f"^(?:{rules.pattern}){left_out}$",
         }
@@ -311,7 +311,8 @@ def _same_length(first: str, last: str) -> list[str]:
 def _sized(what: str, rules: Rules) -> Schema:
     """Bounds of a list (`Items`) or a map (`Properties`)."""
     low, high = (rules.size.low, rules.size.high) if rules.size else (None, None)
-    return _without_empty({f"min{what}": low or int(rules.required), f"max{what}": high})
+    low = low or (1 if rules.required else None)
+    return _without_empty({f"min{what}": low, f"max{what}": high})
 
 
 def _in_oneof(field: Any, index: int) -> bool:
@@ -320,4 +321,7 @@ def _in_oneof(field: Any, index: int) -> bool:
 
 def _without_empty(schema: Schema) -> Schema:
     """Keywords that say nothing, left out."""
-    return {name: value for name, value in schema.items() if value not in ("", [], {}, 0, None)}
+    nothing: tuple[object, ...] = ("", [], {}, None)
+    return {
+        name: value for name, value in schema.items() if value is not False and value not in nothing
+    }
