@@ -2,11 +2,14 @@
 
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from content_storage import Storage, object_storage
+from darkroom.imaging.s3_calls import Calls
 from installation import Installation, installation
 from object_server import ObjectServer
 
@@ -46,3 +49,22 @@ def darkroom(tmp_path: Path, source: ObjectServer) -> Iterator[Installation]:
     """A running installation of the test's own, allowed to fetch from `source`."""
     with installation(tmp_path, source.origin) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """S3-compatible object storage with a bucket for contents; tests take prefixes of their own."""
+    with object_storage(tmp_path_factory.mktemp("storage")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def calls(storage: Storage) -> Calls:
+    """Made once: it takes botocore a while."""
+    return storage.calls()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Where a test keeps its contents in `storage`."""
+    return f"test-{uuid.uuid4()}"

@@ -196,12 +196,20 @@ class Installation:
 
     def export(self, image_id: str, target: Path) -> None:
         """`darkroom image export`."""
-        subprocess.run(
+        result = self.try_export(image_id, target)
+        assert result.returncode == 0, result.stderr
+
+    def try_export(self, image_id: str, target: Path) -> subprocess.CompletedProcess[str]:
+        """`darkroom image export`, however it ends."""
+        return subprocess.run(
             [
                 *(sys.executable, "-m", "darkroom", "image", "export", image_id, str(target)),
                 *("--data-dir", str(self.data)),
             ],
-            check=True,
+            env={**os.environ, **self._settings},
+            capture_output=True,
+            text=True,
+            check=False,
             timeout=PATIENCE_SECONDS,
         )
 

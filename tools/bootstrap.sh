@@ -50,5 +50,5 @@ say "installing the packages of constraints.txt into .venv"
 install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$@"; }
 # Debian's pip cannot pin what packages are built with.
 install pip
-install --build-constraint constraints.txt --editable '.[dev,test,lint]'
+install --build-constraint constraints.txt --editable '.[s3,dev,test,lint]'
 echo "$wanted" >"$stamp"

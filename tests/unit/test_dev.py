@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from darkroom.cli import dev
+from darkroom.cli import seaweedfs
 
 
 def bound(path: Path) -> socket.socket:
@@ -21,8 +21,8 @@ def test_sockets_of_a_killed_stack_are_swept_and_no_others(tmp_path: Path) -> No
     for path in (left, held, foreign):
         bound(path).close()
     alive = tmp_path / "seaweedfs-master-grpc-20006.sock"
-    with bound(alive), dev._held(20016):
-        dev.sweep_sockets(tmp_path)
+    with bound(alive), seaweedfs._held(20016):
+        seaweedfs.sweep_sockets(tmp_path)
         assert sorted(tmp_path.iterdir()) == sorted([alive, held, foreign])
-    dev.sweep_sockets(tmp_path)
+    seaweedfs.sweep_sockets(tmp_path)
     assert list(tmp_path.iterdir()) == [foreign]

@@ -7,10 +7,7 @@ the kernel, which kills each child when its parent is gone.
 import argparse
 import contextlib
 import importlib.util
-import json
 import os
-import random
-import re
 import signal
 import socket
 import subprocess
@@ -21,10 +18,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from darkroom import config
 from darkroom.cli.command import Subparsers
+from darkroom.cli.seaweedfs import (
+    LOOPBACK,
+    PROGRAM,
+    SOCKETS,
+    SeaweedFS,
+    free_ports,
+    probe,
+    sweep_sockets,
+)
 from darkroom.cli.stack import BUCKET, Stack, StackError, only_stack
 from darkroom.worker import tether
 
@@ -33,9 +38,7 @@ STORAGE_PORT = 8333
 CATALOG = Path(__file__).with_name("catalog.yaml")
 """Placeholders of the families that configurations ask for most."""
 
-_LOOPBACK = "127.0.0.1"
 _PRIVATE_FOLDER = 0o700
-_PRIVATE_FILE = 0o600
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _STORAGE_STOP_SECONDS = 0.0
@@ -44,12 +47,6 @@ _SERVE_STOP_SECONDS = 5.0
 """Beyond the grace period of `serve` itself."""
 _GATEWAY_STOP_SECONDS = 2.0
 _PARTS_MISSING = "parts are missing: install them with `pip install darkroom-images[dev]`"
-_KERNEL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_LOWEST_PORT = 20000
-_BLOCK_PORTS = 16
-_STORAGE_PARTS = ("master", "volume", "filer", "admin")
-_SOCKETS = Path("/tmp")  # noqa: S108 - where SeaweedFS makes them, whatever it is told
-_SOCKET = re.compile(r"seaweedfs-[a-z0-9]+-grpc-([0-9]{1,5})\.sock")
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -127,15 +124,15 @@ def _run(
 ) -> None:
     data_dir.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
     ending.enter_context(only_stack(data_dir))
-    sweep_sockets(_SOCKETS)
-    ports = ending.enter_context(_free_ports())
+    sweep_sockets(SOCKETS)
+    ports = ending.enter_context(free_ports())
     listen = _address(settings.listen, config.flag("listen"), ports)
     tls_listen, gateway_listen = settings.tls_listen, settings.gateway_listen
     if tls_listen:
         tls_listen = _address(tls_listen, config.flag("tls_listen"), ports)
     if gateway_listen:
         gateway_listen = _address(gateway_listen, config.flag("gateway_listen"), ports)
-    storage = _address(f"{_LOOPBACK}:{storage_port}", "--storage-port", ports)
+    storage = _address(f"{LOOPBACK}:{storage_port}", "--storage-port", ports)
     stack = Stack.on(data_dir, listen, tls_listen, gateway_listen, f"http://{storage}")
     parts = {
         "the object storage": ending.enter_context(
@@ -324,110 +321,19 @@ def _waiting(stack: Stack) -> Iterator["subprocess.Popen[bytes]"]:
 @contextlib.contextmanager
 def _object_storage(stack: Stack, folder: Path, free: Iterator[int]) -> Iterator[_Part]:
     """SeaweedFS on loopback with the stack's credentials. Raises `StackError` if not installed."""
-    program = Path(sysconfig.get_path("scripts")) / "weed"
-    if not program.exists() or importlib.util.find_spec("boto3") is None:
+    if not PROGRAM.exists() or importlib.util.find_spec("boto3") is None:
         raise StackError(_PARTS_MISSING)
-    folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
-    keys = folder / "credentials.json"
-    credentials = {"accessKey": stack.access_key, "secretKey": stack.secret_key}
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    identity = {"name": "darkroom", "credentials": [credentials], "actions": actions}
-    with os.fdopen(
-        os.open(keys, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE), "w"
-    ) as file:
-        json.dump({"identities": [identity]}, file)
-    ports = {part: next(free) for part in _STORAGE_PARTS}
-    rpc_ports = {part: next(free) for part in (*_STORAGE_PARTS, "s3")}
-    command = [
-        str(program),
-        "mini",
-        "-dir=.",
-        f"-ip={_LOOPBACK}",
-        f"-ip.bind={_LOOPBACK}",
-        f"-s3.port={stack.storage_url.rpartition(':')[2]}",
-        f"-s3.config={keys.name}",
-        *(f"-{part}.port={port}" for part, port in ports.items()),
-        *(f"-{part}.port.grpc={port}" for part, port in rpc_ports.items()),
-        # Relative, like the rest: the kernel takes no long path for a socket.
-        "-filer.localSocket=filer.sock",
-        "-s3.localSocket=s3.sock",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        "-webdav=false",
-        "-admin.ui=false",
-        # It would tell its makers about this machine.
-        "-master.telemetry=false",
-    ]
+    port = int(stack.storage_url.rpartition(":")[2])
+    storage = SeaweedFS(folder, port, free, stack.access_key, stack.secret_key)
+    log = folder.with_suffix(".log")
     try:
-        log = folder.with_suffix(".log")
-        with _part(command, log, _STORAGE_STOP_SECONDS, folder) as part:
+        with _part(storage.command, log, _STORAGE_STOP_SECONDS, folder) as part:
             yield part
     finally:
-        # What it leaves behind outside of its folder.
-        for name, port in rpc_ports.items():
-            (_SOCKETS / f"seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)
-
-
-def sweep_sockets(folder: Path) -> None:
-    """Remove the sockets that object storages of killed stacks have left in a folder.
-
-    Those bear a port of a block that no stack holds now, and nobody listens at them.
-    """
-    for path in folder.glob("seaweedfs-*.sock"):
-        named = _SOCKET.fullmatch(path.name)
-        if named is None or int(named[1]) < _LOWEST_PORT:
-            continue
-        first = int(named[1]) - (int(named[1]) - _LOWEST_PORT) % _BLOCK_PORTS
-        # It may be somebody else's, or gone by now.
-        with contextlib.suppress(OSError), _held(first), socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
+        storage.clean()
 
 
 # --- ports ----------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _free_ports() -> Iterator[Iterator[int]]:
-    """Ports that nobody listens on, that no other stack and no outgoing connection will be given.
-
-    Those that the kernel picks, for listeners and connections alike, are taken again by somebody
-    else before a slow starter comes to bind them. So these lie below, in blocks, and a stack holds
-    its block by a name in the network namespace that goes away with the process.
-    """
-    lowest_picked = int(_KERNEL_PORTS.read_text().split()[0])
-    blocks = list(range(_LOWEST_PORT, lowest_picked - _BLOCK_PORTS, _BLOCK_PORTS))
-    random.shuffle(blocks)
-    for first in blocks:
-        block = range(first, first + _BLOCK_PORTS)
-        with ExitStack() as holding:
-            try:
-                holding.enter_context(_held(first))
-                for port in block:
-                    _probe(socket.AF_INET, (_LOOPBACK, port))
-            except OSError:
-                continue
-            yield iter(block)
-            return
-    raise StackError("there are no free ports left on loopback")
-
-
-@contextlib.contextmanager
-def _held(first: int) -> Iterator[None]:
-    """Hold the block of ports that begins there. Raises `OSError` if somebody has it."""
-    with socket.socket(socket.AF_UNIX) as name:
-        name.bind(f"\0darkroom-dev-ports-{first}")
-        yield
-
-
-def _probe(family: int, address: Any) -> None:
-    """Raise `OSError` if a server could not listen there."""
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As a server does: what is left of connections that ended is no hindrance.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)
 
 
 def _address(wanted: str, flag: str, ports: Iterator[int]) -> str:
@@ -438,7 +344,7 @@ def _address(wanted: str, flag: str, ports: Iterator[int]) -> str:
         family, _, _, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        _probe(family, address)
+        probe(family, address)
     except OSError as error:
         raise StackError(
             f"cannot listen on {wanted} ({error.strerror}): choose another with {flag}"

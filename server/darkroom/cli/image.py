@@ -4,11 +4,9 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 from darkroom import config, wiring
 from darkroom.cli.command import Subparsers
-from darkroom.domain.content import Content
 from darkroom.domain.disk import Disk
 from darkroom.domain.errors import Failure
 from darkroom.domain.image import Image
@@ -41,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         store.check_schema()
         resource = _found(store, arguments.id)
-        row = _content_row(store, resource)
+        row = store.content(resource.content_id or "") if resource is not None else None
     finally:
         store.close()
     if resource is None:
@@ -51,13 +49,17 @@ def run(arguments: argparse.Namespace) -> int:
         return _refused(f"{name} is in status {resource.status.name}")
     with contextlib.ExitStack() as stack:
         try:
-            content = _opened(settings, row)
-            if content is not None:
-                stack.enter_context(content)
+            content = None
+            if resource.content_id is not None:
+                contents = wiring.open_contents(settings)
+                try:
+                    content = stack.enter_context(contents.open(resource.content_id))
+                except FileNotFoundError:
+                    content = None
+                if content is None or row is None:
+                    return _refused(f"{name} has no content (any more)")
             sha256 = row.sha256 if row is not None else ""
             export(content, sha256, resource.size_bytes, arguments.file)
-        except _NoContent:
-            return _refused(f"{name} has no content (any more)")
         except FileExistsError:
             return _refused(f"{arguments.file} exists already")
         except Failure as failure:
@@ -71,25 +73,6 @@ def _found(store: MetadataStore, resource_id: str) -> Resource | None:
     kinds: tuple[type[Resource], ...] = (Image, Disk, Snapshot)
     found = (store.get(kind, resource_id) for kind in kinds)
     return next((resource for resource in found if resource is not None), None)
-
-
-class _NoContent(Exception):
-    """What the resource had is gone."""
-
-
-def _content_row(store: MetadataStore, resource: Resource | None) -> Content | None:
-    if resource is None or resource.content_id is None:
-        return None
-    return store.content(resource.content_id)
-
-
-def _opened(settings: config.Settings, row: Content | None) -> BinaryIO | None:
-    if row is None:
-        return None
-    try:
-        return wiring.open_contents(settings).open(row.id)
-    except FileNotFoundError:
-        raise _NoContent from None
 
 
 def _refused(reason: str) -> int:

@@ -656,6 +656,22 @@ STORAGE_FULL = _kind(
     "The import is tried again by itself; the operator has to free disk space.",
     30.0,
 )
+CONTENT_STORE_UNAVAILABLE = _kind(
+    Code.UNAVAILABLE,
+    "CONTENT_STORE_UNAVAILABLE",
+    "The storage of image contents cannot be used at the moment: {problem}",
+    "The import is tried again by itself; the operator has to look at the object storage if it "
+    "keeps happening.",
+    5.0,
+)
+CONTENT_STORE_REFUSED = _kind(
+    Code.UNAVAILABLE,
+    "CONTENT_STORE_REFUSED",
+    "The storage of image contents refuses the server: {problem}",
+    "The import is tried again by itself; the operator has to correct bucket, credentials or "
+    "rights.",
+    30.0,
+)
 CONTENT_DAMAGED = _kind(
     Code.DATA_LOSS,
     "CONTENT_DAMAGED",
@@ -845,6 +861,15 @@ def source_file_unusable(problem: str) -> Failure:
 
 def storage_full() -> Failure:
     return STORAGE_FULL.failure()
+
+
+def content_store_unavailable(problem: str) -> Failure:
+    return CONTENT_STORE_UNAVAILABLE.failure(problem=problem)
+
+
+def content_store_refused(problem: str) -> Failure:
+    """`problem` is an error code of S3, or a few words."""
+    return CONTENT_STORE_REFUSED.failure(problem=problem)
 
 
 def content_damaged() -> Failure:

@@ -13,18 +13,23 @@ from darkroom.domain.work import Watch
 from darkroom.imaging.room import storage_failure, sync
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_SUFFIX = ".qcow2"
+SUFFIX = ".qcow2"
+"""What the names of files and objects end with."""
 _PART_SUFFIX = ".part"
 _PIECE_BYTES = 1 << 20
 """Copied at once: the watch is asked every few milliseconds."""
 
 
 class ContentStore(Protocol):
-    """Immutable files by id. Every promise here is tested against every store.
+    """Immutable files by id. Every promise here is tested against every store. Thread-safe.
 
     An id is 1 to 128 of the characters A-Z a-z 0-9 . _ - and begins with a letter or digit;
-    another one raises `ValueError` in every method.
+    another one raises `ValueError` in every method. A store elsewhere that does not answer, or
+    refuses to, raises `Failure` CONTENT_STORE_UNAVAILABLE or CONTENT_STORE_REFUSED.
     """
+
+    def probe(self) -> None:
+        """Raise `ValueError` if the store can never work like this, `Failure` if it cannot now."""
 
     def put(self, content_id: str, path: Path, sha256: str, watch: Watch) -> None:
         """Store the file, whose digest is `sha256` in hex, under the id; then `path` is gone.
@@ -33,8 +38,8 @@ class ContentStore(Protocol):
         once this returns the content survives a power cut. An id that exists is not touched.
         Where bytes have to travel they are compared with the digest on their way.
 
-        Raises `FileExistsError` for an id that exists; `Failure` STORAGE_FULL, CONTENT_DAMAGED;
-        `Interrupted` within a second of the interrupt. `path` stays then.
+        Raises `FileExistsError` for an id that exists; `Failure` STORAGE_FULL, CONTENT_DAMAGED,
+        CONTENT_STORE_*; `Interrupted` within a second of the interrupt. `path` stays then.
         """
 
     def open(self, content_id: str) -> BinaryIO:
@@ -56,12 +61,19 @@ class ContentStore(Protocol):
     def ids(self) -> Iterator[str]:
         """Every id that holds space, in no order, those a crash left half-written included.
 
+        One may come twice.
         An id stored or deleted meanwhile may be listed or not.
         """
 
 
-def _checked(content_id: str) -> str:
-    if not _ID.fullmatch(content_id):
+def is_content_id(value: str) -> bool:
+    """Whether a store takes the value for an id."""
+    return _ID.fullmatch(value) is not None
+
+
+def checked_id(content_id: str) -> str:
+    """The id itself. Raises `ValueError` if it is none."""
+    if not is_content_id(content_id):
         raise ValueError("not a content id")
     return content_id
 
@@ -78,10 +90,13 @@ class LocalContents:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _path(self, content_id: str) -> Path:
-        return self._root / (_checked(content_id) + _SUFFIX)
+        return self._root / (checked_id(content_id) + SUFFIX)
 
     def _part(self, content_id: str) -> Path:
-        return self._root / (_checked(content_id) + _PART_SUFFIX)
+        return self._root / (checked_id(content_id) + _PART_SUFFIX)
+
+    def probe(self) -> None:
+        """The folder was made or found before."""
 
     def put(self, content_id: str, path: Path, sha256: str, watch: Watch) -> None:
         target = self._path(content_id)
@@ -139,6 +154,6 @@ class LocalContents:
         with os.scandir(self._root) as entries:
             for entry in entries:
                 stem, suffix = os.path.splitext(entry.name)
-                if suffix in (_SUFFIX, _PART_SUFFIX) and _ID.fullmatch(stem):
+                if suffix in (SUFFIX, _PART_SUFFIX) and is_content_id(stem):
                     names.add(stem)
         return iter(names)

@@ -1,0 +1,283 @@
+"""A real SeaweedFS for contents, and a proxy before it that breaks what a test wants broken."""
+
+import contextlib
+import os
+import re
+import secrets
+import socket
+import socketserver
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore import exceptions
+from botocore.config import Config
+
+from darkroom.cli.seaweedfs import SeaweedFS, free_ports
+from darkroom.imaging.s3_calls import CallLimits, Calls
+from installation import until
+
+BUCKET = "contents"
+_HEAD_END = b"\r\n\r\n"
+_PIECE_BYTES = 64 * 1024
+_LINGER_NOT = b"\1\0\0\0\0\0\0\0"
+"""Closing sends a reset."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """An object storage that runs."""
+
+    port: int
+    access_key: str
+    secret_key: str
+
+    def environment(self, port: int | None = None) -> dict[str, str]:
+        """The variables that lead any AWS client to it, or to the proxy at a port."""
+        return {
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port or self.port}",
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            # Nothing of whoever runs the tests.
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def calls(self, port: int | None = None, limits: CallLimits | None = None) -> Calls:
+        """What a content store is made of, led to the storage or to the proxy at a port."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment(port).items():
+                patch.setenv(name, value)
+            return Calls(BUCKET, limits)
+
+    def client(self) -> Any:
+        return botocore.session.Session().create_client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{self.port}",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+    def keys(self, prefix: str) -> list[str]:
+        found = self.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)
+        return sorted(each["Key"] for each in found.get("Contents", ()))
+
+    def uploads(self, prefix: str) -> list[str]:
+        """Keys of the multipart uploads that are neither completed nor aborted."""
+        found = self.client().list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
+        return sorted(each["Key"] for each in found.get("Uploads", ()))
+
+
+@contextlib.contextmanager
+def object_storage(folder: Path) -> Iterator[Storage]:
+    """Run SeaweedFS on loopback, with an empty bucket."""
+    with free_ports() as free, (folder / "storage.log").open("wb") as log:
+        port = next(free)
+        storage = Storage(port, secrets.token_hex(8), secrets.token_hex(20))
+        keys = storage.access_key, storage.secret_key
+        seaweedfs = SeaweedFS(folder / "storage", port, free, *keys)
+        process = subprocess.Popen(
+            seaweedfs.command, cwd=folder / "storage", stdout=log, stderr=log, process_group=0
+        )
+        try:
+            until(lambda: _has_bucket(storage, process), "the object storage")
+            yield storage
+        finally:
+            process.kill()
+            process.wait()
+            seaweedfs.clean()
+
+
+def _has_bucket(storage: Storage, process: "subprocess.Popen[bytes]") -> bool:
+    assert process.poll() is None
+    try:
+        storage.client().create_bucket(Bucket=BUCKET)
+    except exceptions.ClientError as error:
+        return str(error.response["Error"]["Code"]).startswith("BucketAlready")
+    except (exceptions.ConnectionError, exceptions.HTTPClientError):
+        return False
+    return True
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Request:
+    """One request on its way through the proxy."""
+
+    method: str
+    target: str
+    body_bytes: int
+    head: bytes
+    client: socket.socket
+    proxy: "FaultyProxy"
+    early: bytes = b""
+    """What of the body came with the head."""
+
+    @property
+    def is_part(self) -> bool:
+        return self.method == "PUT" and "partNumber=" in self.target
+
+    @property
+    def is_completion(self) -> bool:
+        return self.method == "POST" and "uploadId=" in self.target
+
+    @property
+    def is_read(self) -> bool:
+        return self.method == "GET" and "?" not in self.target
+
+    def body(self, count: int | None = None) -> Iterator[bytes]:
+        """The body as it arrives, or as much of it."""
+        left = self.body_bytes if count is None else min(count, self.body_bytes)
+        while left:
+            piece, self.early = self.early[:left], self.early[left:]
+            piece = piece or self.client.recv(min(_PIECE_BYTES, left))
+            if not piece:
+                return
+            left -= len(piece)
+            yield piece
+
+    # --- what a fault may do with it: each is the end of the request ------------------------------
+
+    def refuse(self, status: int, code: str) -> None:
+        for _ in self.body():
+            pass
+        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>"
+        head = f"HTTP/1.1 {status} No\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+        self.client.sendall((head + text).encode())
+
+    def reset(self, after_bytes: int = 0) -> None:
+        """Cut the connection off after so much of the body, as a crashed server does."""
+        for _ in self.body(after_bytes):
+            pass
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+        self.client.close()
+
+    def stall(self, after_bytes: int = 0) -> None:
+        """Take so much of the body, then nothing, and never answer."""
+        for _ in self.body(after_bytes):
+            pass
+        self.proxy.stalled.set()
+        self.proxy.ended.wait(60)
+
+    def forward(
+        self,
+        *,
+        corrupt: bool = False,
+        lose_answer: bool = False,
+        answer_bytes: int | None = None,
+        then_stall: bool = False,
+    ) -> None:
+        """Let the storage answer; then break the request or the answer as told."""
+        with socket.create_connection(("127.0.0.1", self.proxy.storage.port)) as upstream:
+            upstream.sendall(self.head)
+            for number, piece in enumerate(self.body()):
+                if corrupt and number == 0:
+                    piece = bytes([piece[0] ^ 1]) + piece[1:]
+                upstream.sendall(piece)
+            if lose_answer:
+                assert upstream.recv(_PIECE_BYTES)
+                self.reset()
+                return
+            sent = 0
+            while answer := upstream.recv(_PIECE_BYTES):
+                if answer_bytes is not None:
+                    answer = answer[: answer_bytes - sent]
+                self.client.sendall(answer)
+                sent += len(answer)
+                if sent == answer_bytes:
+                    if then_stall:
+                        self.stall()
+                    return
+
+
+Script = Callable[[Request], bool]
+"""Called with each request, one at a time for each kind; True if it dealt with it."""
+
+
+@dataclass
+class FaultyProxy:
+    """Stands between a client and the storage; forwards what its script leaves alone."""
+
+    storage: Storage
+    script: Script
+    port: int = 0
+    stalled: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["FaultyProxy"]:
+        proxy = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                # The client may hang up at any time.
+                with contextlib.suppress(OSError):
+                    proxy._handle(self.request)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+            allow_reuse_address = True
+            request_queue_size = 64
+
+        with Server(("127.0.0.1", 0), Handler) as server:
+            self.port = server.server_address[1]
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+            thread.start()
+            try:
+                yield self
+            finally:
+                self.ended.set()
+                server.shutdown()
+                thread.join()
+
+    def _handle(self, client: socket.socket) -> None:
+        data = b""
+        while _HEAD_END not in data:
+            piece = client.recv(_PIECE_BYTES)
+            if not piece:
+                return
+            data += piece
+        head, _, early = data.partition(_HEAD_END)
+        found = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        if re.search(rb"(?i)\r\nexpect:", head):
+            client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            head = re.sub(rb"(?i)\r\nexpect:[^\r]*", b"", head)
+        method, target, _ = head.split(b"\r\n")[0].decode().split(" ")
+        # One request a connection: where an answer ends is seen by its end.
+        head += b"\r\nConnection: close" + _HEAD_END
+        body_bytes = int(found[1]) if found else 0
+        request = Request(method, target, body_bytes, head, client, self, early)
+        if not self.script(request):
+            request.forward()
+
+
+def first(
+    matches: Callable[[Request], bool], fault: Callable[[Request], None], times: int = 1
+) -> Script:
+    """A script: that fault for the first requests of a kind."""
+    lock = threading.Lock()
+    left = times
+
+    def script(request: Request) -> bool:
+        nonlocal left
+        if not matches(request):
+            return False
+        with lock:
+            if not left:
+                return False
+            left -= 1
+        fault(request)
+        return True
+
+    return script
