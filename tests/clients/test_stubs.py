@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "stubs.md"
 CLIENTS = Path(__file__).parent
 TYPESCRIPT = CLIENTS / "node" / "stubs"
+GENERATOR_VERSION = json.loads((TYPESCRIPT / "package.json").read_text())["dependencies"][
+    "ts-proto"
+]
+PATH = os.environ["PATH"]
 RUBY = CLIENTS / "ruby" / "client.rb"
 
 
@@ -30,13 +34,13 @@ def block(name: str) -> str:
     return found[1]
 
 
-def paste(name: str, folder: Path) -> None:
-    """What a reader does who wants the stubs in this folder."""
+def paste(name: str, folder: Path, *programs: Path) -> None:
+    """What a reader does who wants the stubs in this folder and has these programs."""
     script = block("include") + block(name).replace("stubs/", f"{folder}/")
     finished = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=ROOT,
-        env={**os.environ, "PATH": f"{node().parent}:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": ":".join([*(str(each.parent) for each in programs), PATH])},
         capture_output=True,
         text=True,
         timeout=60,
@@ -72,7 +76,7 @@ def expected(name: str, served: Installation) -> dict[str, object]:
 @pytest.mark.timeout(600)
 @pytest.mark.client(
     "stubs in TypeScript, by `ts-proto` for `@grpc/grpc-js`",
-    "2.18.0",
+    GENERATOR_VERSION,
     "made from `protos/`, type-checked: create from a URL with an idempotency key, wait, an error",
     "ran",
 )
@@ -84,7 +88,7 @@ def test_typescript_stubs_create_an_image(
     (folder / "node_modules").symlink_to(npm_packages(TYPESCRIPT))
     for name in ("package.json", "tsconfig.json", "client.ts"):
         shutil.copy(TYPESCRIPT / name, folder)
-    paste("typescript", tmp_path)
+    paste("typescript", tmp_path, node())
     compiler = str(folder / "node_modules" / "typescript" / "bin" / "tsc")
     compiled = subprocess.run(
         [node(), compiler], cwd=folder, capture_output=True, text=True, timeout=60, check=False
