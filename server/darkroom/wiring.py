@@ -137,6 +137,16 @@ def worker(deployment: Deployment, owner: str) -> Worker:
     )
 
 
+def import_obstacle(settings: Settings) -> Failure | None:
+    """What keeps this machine from importing images, tried rather than guessed; None if nothing."""
+    sandbox = Sandbox.detect(allow_unconfined=settings.allow_unconfined_conversion)
+    try:
+        Converter(sandbox).ensure_available()
+    except Failure as failure:
+        return failure
+    return None
+
+
 def be_nice() -> None:
     """Lower this process's priority: imports must not slow the API down on the same machine."""
     os.nice(10)

@@ -11,6 +11,7 @@ from darkroom import config, wiring
 from darkroom.api import catalog_file
 from darkroom.api.server import Server, build_server, build_tls_server, certificate_files
 from darkroom.api.tokens import Tokens
+from darkroom.cli import control
 from darkroom.cli.command import Subparsers
 from darkroom.config import Settings
 from darkroom.domain.errors import Failure
@@ -26,12 +27,18 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add `serve` to the command line."""
     parser = subparsers.add_parser("serve", help="run the server", allow_abbrev=False)
     config.add_arguments(parser)
+    # How a test run holds the server that it started; of no use to anybody else.
+    parser.add_argument("--control-fd", type=int, default=-1, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT, then drain; 0 after an orderly end."""
     settings = config.load(arguments)
+    test_run = None
+    if arguments.control_fd >= 0:
+        control.check_disposable(settings)
+        test_run = control.Control(arguments.control_fd)
     logs.configure(settings.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,6 +72,13 @@ def run(arguments: argparse.Namespace) -> int:
     addresses = {name: server.address for name, server in servers.items()}
     warn_of_exposure(settings)
     log.info("serving", extra={"fields": {**addresses, "pid": os.getpid()}})
+    if test_run is not None:
+        test_run.serving(
+            control.greeting(deployment, addresses),
+            control.orders(
+                deployment, lambda: catalog.stock(deployment.store, operations, entries)
+            ),
+        )
     stop.wait()
     log.info("draining")
     for server in servers.values():
