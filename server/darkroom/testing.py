@@ -52,20 +52,23 @@ class Darkroom:
     def __init__(self, folder: Path, settings: Mapping[str, object] | None = None) -> None:
         """
         Args:
-            folder: takes the server's data and its log; must be empty or missing.
+            folder: takes the server's log and its data, in `data`, which must not exist.
             settings: what differs from the defaults of `darkroom serve`, by name, for instance
                 `{"operation_delay": 0.5}`; a list for what is repeatable. Data are always kept
                 in `folder`, and nothing is taken from DARKROOM_ variables.
         """
-        self._folder = folder
-        self._settings = {**_DEFAULTS, **(settings or {}), "data_dir": folder / "data"}
+        self._data = folder / "data"
+        self._settings = {**_DEFAULTS, **(settings or {}), "data_dir": self._data}
         self._log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
 
     def start(self) -> None:
         """Start and wait until it serves. Raises `ServerError`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._data.mkdir(parents=True)
+        except FileExistsError:
+            raise ServerError(f"{self._data} exists: somebody else's data are in it") from None
         ours, theirs = socket.socketpair()
         self._line = ours
         command = [sys.executable, "-m", "darkroom", "serve", f"--control-fd={theirs.fileno()}"]
@@ -105,7 +108,7 @@ class Darkroom:
         if self._line is not None:
             self._line.close()
             self._line = None
-        shutil.rmtree(self._folder / "data", ignore_errors=True)
+            shutil.rmtree(self._data, ignore_errors=True)
 
     def __enter__(self) -> "Darkroom":
         self.start()

