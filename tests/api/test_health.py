@@ -118,3 +118,14 @@ def test_the_index_answers_only_what_is_there() -> None:
     assert not index.file_of_extension(field_options, 1)
     assert not index.file("no/such.proto")
     assert not index.file_of_symbol("no.such.Symbol")
+
+
+def test_watches_that_end_at_once_leave_nothing_behind(server: Server) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        anything: Any = channel
+        for _ in range(1500):
+            watch = anything.stream_stream("/grpc.health.v1.Health/Watch")(iter([b""]))
+            next(watch)
+            watch.cancel()
+        # Had a hundred of them been kept, the connection would refuse this.
+        assert check(Client(channel), "") == Status.SERVING

@@ -16,6 +16,21 @@ SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _OVERALL = ""
 
 
+class _Ending:
+    """The end of a watch, heard of even if it came before anybody listened.
+
+    grpcio-health-checking takes no notice when `add_callback` says that the call is over already.
+    It would keep such a call for ever, and with a hundred of them its connection answers no more.
+    """
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        if not self._context.add_callback(callback):
+            callback()
+
+
 class Health:
     """The state that `Check` and `Watch` tell, changed by the server."""
 
@@ -52,7 +67,7 @@ class Health:
                 failure = errors.request_unreadable(health_pb2.HealthCheckRequest.DESCRIPTOR.name)
                 answer(context, refusal(failure, call.request_id))
             else:
-                self._servicer.Watch(message, context, send)
+                self._servicer.Watch(message, _Ending(context), send)
 
         # grpcio then calls it with `send` and holds no thread for it afterwards.
         watch.experimental_non_blocking = True  # type: ignore[attr-defined]
