@@ -18,6 +18,8 @@ _S3_URL = re.compile(
     r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?"
 )
 PUBLIC_OBJECT_STORAGE = "https://storage.yandexcloud.net/"
+MAX_CONCURRENT_STREAMS = 100
+"""Per connection: what keeps one client's rapid resets from everybody else's calls."""
 
 
 class SettingError(ValueError):

@@ -27,15 +27,13 @@ from darkroom.api.permissions import PERMISSIONS, check_table
 from darkroom.api.places import DiskTypeServicer, ZoneServicer
 from darkroom.api.tls import CertificateFiles
 from darkroom.api.tokens import IamTokenServicer, Tokens
-from darkroom.config import Settings
+from darkroom.config import MAX_CONCURRENT_STREAMS, Settings
 from darkroom.domain import errors
 from darkroom.operations.desk import Operations
 from darkroom.storage.port import MetadataStore
 
 log = logging.getLogger(__name__)
 
-MAX_CONCURRENT_STREAMS = 100
-"""Per connection: what keeps one client's rapid resets from everybody else's calls."""
 _HEALTH_THREADS = 4
 _REFLECTION_THREADS = 128
 """A reflection stream holds a thread for as long as it is open."""

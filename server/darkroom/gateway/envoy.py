@@ -13,7 +13,7 @@ import yaml
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 
-from darkroom.api.server import MAX_CONCURRENT_STREAMS
+from darkroom.config import MAX_CONCURRENT_STREAMS
 from darkroom.gateway.replies import local_replies
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
