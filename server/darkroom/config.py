@@ -129,6 +129,11 @@ class Settings:
         "HOST:PORT of the server behind the gateway, in plaintext. Empty: that of `--listen`.",
         _listen_or_nothing,
     )
+    gateway_allow_origin: tuple[str, ...] = _setting(
+        (),
+        "Origin (`https://HOST[:PORT]`) whose pages may call the gateway from a browser. "
+        "Repeatable. None: calls from pages are refused.",
+    )
     gateway_admin_listen: str = _setting(
         "",
         "Address of Envoy's administration interface in the gateway. Whoever reaches it can stop "

@@ -67,10 +67,10 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, upstream: str) -> Iterator[Gateway]:
+def gateway(folder: Path, upstream: str, *flags: str) -> Iterator[Gateway]:
     """A gateway in front of a server, ended whatever happens."""
     log = folder / "gateway.log"
-    command = [sys.executable, "-m", "darkroom", "gateway", "--gateway-upstream", upstream]
+    command = [sys.executable, "-m", "darkroom", "gateway", "--gateway-upstream", upstream, *flags]
     with log.open("ab") as output:
         process = subprocess.Popen([*command, "--gateway-listen", "127.0.0.1:0"], stderr=output)
     try:

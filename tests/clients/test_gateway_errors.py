@@ -144,6 +144,36 @@ def test_unknown_paths_and_methods_are_404(rest: Gateway, method: str, path: str
     )
 
 
+def test_a_page_in_a_browser_may_not_call_unless_its_origin_is_listed(
+    rest: Gateway, server: Installation, tmp_path: Path
+) -> None:
+    refused = rest.call("GET", f"{IMAGES}?folderId=home", origin="https://page.example")
+    assert refused.status == 403
+    advice = (
+        "Call from the page's own server, or ask the operator to list the origin "
+        "(--gateway-allow-origin)."
+    )
+    assert refused.body == status(
+        refused,
+        7,
+        "The gateway takes no calls from pages of this origin",
+        info("HTTP_ORIGIN_NOT_ALLOWED", advice=advice),
+    )
+    with gateway(
+        tmp_path, server.address, "--gateway-allow-origin", "https://page.example"
+    ) as open_:
+        page = {"origin": "https://page.example"}
+        asked = {"access_control_request_method": "POST", "access_control_request_headers": "x"}
+        code, headers, _ = open_.raw("OPTIONS", IMAGES, **page, **asked)
+        assert (code, headers["access-control-allow-origin"]) == (200, "https://page.example")
+        assert "idempotency-key" in headers["access-control-allow-headers"]
+        answered = open_.call("GET", f"{IMAGES}?folderId=home", **page)
+        assert answered.body == {"images": [], "nextPageToken": ""}
+        assert answered.headers["access-control-allow-origin"] == "https://page.example"
+        assert "x-request-id" in answered.headers["access-control-expose-headers"]
+        assert open_.call("GET", "/endpoints", origin="https://other.example").status == 403
+
+
 def test_the_server_refuses_in_full(rest: Gateway) -> None:
     unknown = rest.call("GET", f"{IMAGES}/fd8a")
     assert unknown.status == 404

@@ -98,6 +98,16 @@ def test_query_parameters_go_by_either_name(front: Gateway, parameters: str) -> 
     }
 
 
+def test_unknown_fields_of_a_body_are_ignored(front: Gateway) -> None:
+    request = {
+        "folderId": "extra",
+        "zoneId": "ru-central1-a",
+        "size": "4194304",
+        "os.type": "LINUX",
+    }
+    assert front.call("POST", "/compute/v1/disks", request).body["done"] is True
+
+
 def test_a_long_page_arrives_whole(front: Gateway, server: Installation) -> None:
     labels = {f"key-{number:02}".ljust(63, "k"): "v" * 63 for number in range(64)}
     assert server.channel is not None

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import resource
 import sys
 from importlib import resources
@@ -15,12 +16,13 @@ from darkroom.config import SettingError, Settings
 from darkroom.gateway.envoy import Document, Gateway, as_text, configuration, rest_services
 
 _SETTINGS = (
-    *("listen", "gateway_listen", "gateway_upstream", "gateway_admin_listen"),
-    *("max_request_size", "max_metadata_size", "log_level"),
+    *("listen", "gateway_listen", "gateway_upstream", "gateway_allow_origin"),
+    *("gateway_admin_listen", "max_request_size", "max_metadata_size", "log_level"),
 )
 _ENVOY_LEVELS = {"debug": "info", "info": "warning", "warning": "error"}
 """Envoy is the more talkative one."""
 _LOG_FLUSH_MILLISECONDS = 1000
+_ORIGIN = re.compile(r"https?://[^/?#\s]+")
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -72,6 +74,11 @@ def gateway(settings: Settings) -> Gateway:
     """The gateway under the settings. Raises `SettingError`."""
     if not settings.gateway_listen:
         raise SettingError("gateway_listen: must be HOST:PORT")
+    for origin in settings.gateway_allow_origin:
+        if not _ORIGIN.fullmatch(origin):
+            raise SettingError(
+                f"gateway_allow_origin: {origin} is not https://HOST or https://HOST:PORT"
+            )
     package = Path(str(resources.files("darkroom_pb")))
     descriptors, openapi = package / "descriptors.binpb", package / "openapi.json"
     return Gateway(
@@ -82,6 +89,7 @@ def gateway(settings: Settings) -> Gateway:
         max_request_bytes=settings.max_request_size,
         max_header_bytes=settings.max_metadata_size,
         openapi=openapi if openapi.exists() else None,
+        allow_origins=settings.gateway_allow_origin,
         admin_listen=settings.gateway_admin_listen,
         access_log=settings.log_level != "warning",
     )

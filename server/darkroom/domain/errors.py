@@ -964,6 +964,13 @@ HTTP_METHOD_UNKNOWN = _kind(
     "Nothing is served under this path with this HTTP method",
     "Look the path up in /openapi.json; custom verbs follow a colon.",
 )
+HTTP_ORIGIN_NOT_ALLOWED = _kind(
+    Code.PERMISSION_DENIED,
+    "HTTP_ORIGIN_NOT_ALLOWED",
+    "The gateway takes no calls from pages of this origin",
+    "Call from the page's own server, or ask the operator to list the origin "
+    "(--gateway-allow-origin).",
+)
 HTTP_REQUEST_TOO_LATE = _kind(
     Code.DEADLINE_EXCEEDED,
     "HTTP_REQUEST_TOO_LATE",
@@ -999,6 +1006,10 @@ def http_request_invalid(problem: str) -> Failure:
 
 def http_method_unknown() -> Failure:
     return HTTP_METHOD_UNKNOWN.failure()
+
+
+def http_origin_not_allowed() -> Failure:
+    return HTTP_ORIGIN_NOT_ALLOWED.failure()
 
 
 def http_request_too_late() -> Failure:

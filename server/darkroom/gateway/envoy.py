@@ -30,7 +30,19 @@ _CONNECTION_WINDOW_BYTES = 1024 * 1024
 """Both are what Envoy advises for what strangers can reach."""
 
 _CLUSTER = "darkroom"
+_BUFFER = "envoy.filters.http.buffer"
+_TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 _PREFIX = "type.googleapis.com/envoy.extensions."
+
+_REQUEST_HEADERS = (
+    *("authorization", "content-type", "idempotency-key", "x-request-id", "x-client-request-id"),
+    *("x-client-trace-id", "x-grpc-web", "x-user-agent", "grpc-timeout"),
+)
+_RESPONSE_HEADERS = (
+    *("x-request-id", "x-server-request-id", "x-server-trace-id", "x-operation-phase"),
+    *("x-operation-progress", "grpc-status", "grpc-message", "grpc-status-details-bin"),
+)
+"""Of calls from a browser, besides those that every page may send and see."""
 
 Document = dict[str, Any]
 
@@ -48,6 +60,9 @@ class Gateway:
     max_request_bytes: int
     max_header_bytes: int
     openapi: Path | None = None
+    allow_origins: tuple[str, ...] = ()
+    """Whose pages may call. A page of any other origin may not, or every page that a developer
+    visits could use the server on their loopback address."""
     admin_listen: str = ""
     """Envoy's own interface, on which everything can be seen and stopped. Empty: none."""
     access_log: bool = True
@@ -167,15 +182,16 @@ def _connection_manager(gateway: Gateway) -> Document:
         access_log=[_access_log()] if gateway.access_log else [],
         route_config=_routes(gateway),
         http_filters=[
+            _extension("envoy.filters.http.cors", "filters.http.cors.v3.Cors"),
             _extension("envoy.filters.http.grpc_web", "filters.http.grpc_web.v3.GrpcWeb"),
             # A JSON body is read whole before the server hears of the call, gRPC is passed on.
             _extension(
-                "envoy.filters.http.buffer",
+                _BUFFER,
                 "filters.http.buffer.v3.Buffer",
                 max_request_bytes=gateway.max_request_bytes,
             ),
             _extension(
-                "envoy.filters.http.grpc_json_transcoder",
+                _TRANSCODER,
                 "filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
                 **_transcoding(gateway),
             ),
@@ -234,13 +250,25 @@ def _routes(gateway: Gateway) -> Document:
         "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 2},
     }
     grpc = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    strange_origin = [
+        {"name": "origin", "present_match": True},
+        *(
+            {"name": "origin", "string_match": {"exact": origin}, "invert_match": True}
+            for origin in gateway.allow_origins
+        ),
+    ]
     routes: list[Document] = [
+        {
+            "match": {"prefix": "/", "headers": strange_origin},
+            "direct_response": {"status": 403},
+            "typed_per_filter_config": _without(_BUFFER) | _without(_TRANSCODER),
+        },
         *(_file(path, file, content_type) for path, file, content_type in files),
         {
             # How long a call may take is here a matter between the client and the server.
             "match": {"prefix": "/", "headers": [grpc]},
             "route": to_server | {"timeout": "0s", "idle_timeout": "0s"},
-            "typed_per_filter_config": _without("envoy.filters.http.buffer"),
+            "typed_per_filter_config": _without(_BUFFER),
         },
         {
             "match": {"prefix": "/"},
@@ -251,7 +279,25 @@ def _routes(gateway: Gateway) -> Document:
     return {
         "name": "gateway",
         "max_direct_response_body_size_bytes": MAX_RESPONSE_BYTES,
-        "virtual_hosts": [{"name": "darkroom", "domains": ["*"], "routes": routes}],
+        "virtual_hosts": [
+            {
+                "name": "darkroom",
+                "domains": ["*"],
+                "routes": routes,
+                "typed_per_filter_config": {"envoy.filters.http.cors": _cors(gateway)},
+            }
+        ],
+    }
+
+
+def _cors(gateway: Gateway) -> Document:
+    return {
+        "@type": _PREFIX + "filters.http.cors.v3.CorsPolicy",
+        "allow_origin_string_match": [{"exact": origin} for origin in gateway.allow_origins],
+        "allow_methods": "GET, POST, PATCH, DELETE",
+        "allow_headers": ", ".join(_REQUEST_HEADERS),
+        "expose_headers": ", ".join(_RESPONSE_HEADERS),
+        "max_age": "600",
     }
 
 
@@ -265,7 +311,7 @@ def _file(path: str, file: Path, content_type: str) -> Document:
                 "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
             }
         ],
-        "typed_per_filter_config": _without("envoy.filters.http.grpc_json_transcoder"),
+        "typed_per_filter_config": _without(_TRANSCODER),
     }
 
 

@@ -37,6 +37,7 @@ def local_replies(max_body_bytes: int, max_header_bytes: int) -> dict[str, Any]:
 def _failures(max_body_bytes: int, max_header_bytes: int) -> tuple[tuple[str, int, Failure], ...]:
     """By HTTP status; the first that fits is taken."""
     return (
+        ("EQ", 403, errors.http_origin_not_allowed()),
         ("EQ", 404, errors.http_method_unknown()),
         ("EQ", 408, errors.http_request_too_late()),
         ("EQ", 413, errors.http_request_too_large("body", max_body_bytes)),
