@@ -54,6 +54,23 @@ def open_store(settings: Settings) -> MetadataStore:
     return SqliteStore(settings.sqlite_path, lease_seconds=settings.lease_seconds)
 
 
+def open_existing_store(settings: Settings) -> MetadataStore:
+    """The same for an installation that is there, its schema being ours.
+
+    Raises `OSError`, `SchemaMismatch`.
+    """
+    if not settings.sqlite_path.exists():
+        # Opening would make an empty installation of every mistyped path.
+        raise FileNotFoundError(f"there is no installation: {settings.sqlite_path} does not exist")
+    store = open_store(settings)
+    try:
+        store.check_schema()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
 def open_contents(settings: Settings) -> ContentStore:
     """The content store. Raises `OSError` or `ValueError` saying what is wrong."""
     if settings.content_bucket is None:

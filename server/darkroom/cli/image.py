@@ -32,12 +32,8 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export one resource; 1 with a reason if that is impossible, and no file then."""
     settings = config.load(arguments)
-    if not settings.sqlite_path.exists():
-        # Opening would make an empty installation of every mistyped path.
-        return _refused(f"there is no installation: {settings.sqlite_path} does not exist")
-    store = wiring.open_store(settings)
+    store = wiring.open_existing_store(settings)
     try:
-        store.check_schema()
         resource = _found(store, arguments.id)
         row = store.content(resource.content_id or "") if resource is not None else None
     finally:

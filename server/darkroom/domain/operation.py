@@ -98,6 +98,19 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """An operation under way, as somebody sees it who has no part in it."""
+
+    id: str
+    state: State
+    owner: str
+    fence: int
+    beat: int
+    """Moves with every heartbeat of a living owner."""
+    sealed: str
+
+
+@dataclass(frozen=True)
 class Claim:
     """A leased operation with what its run needs."""
 

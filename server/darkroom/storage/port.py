@@ -3,14 +3,15 @@
 Every promise made here is held by the suite in `tests/store`, which each adapter runs.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from darkroom.domain.access import AccessBinding
 from darkroom.domain.content import Content
 from darkroom.domain.errors import Failure
+from darkroom.domain.finding import Finding
 from darkroom.domain.image import Image
-from darkroom.domain.operation import Beat, Claim, Lease, Operation
+from darkroom.domain.operation import Beat, Claim, Lease, Operation, Unfinished
 from darkroom.domain.query import Query
 from darkroom.domain.resource import Resource
 
@@ -202,8 +203,31 @@ class MetadataStore(Protocol):
     def contents_in_use(self, content_ids: Sequence[str]) -> set[str]:
         """Those of the given ids that have a row."""
 
+    def contents(self, after: str, limit: int) -> list[Content]:
+        """Contents in ascending order of their ids, those behind `after` only."""
+
     def live_attempts(self, attempts: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
         """Those (operation id, fence) pairs that are RUNNING under exactly that fence."""
 
     def purge_operations(self, modified_before_us: int, limit: int) -> int:
         """Delete finished operations (and their idempotency keys) not modified since; how many."""
+
+    # --- examination ------------------------------------------------------------------------------
+
+    def damage(self) -> list[str]:
+        """What the database itself finds wrong with its files, in words; nothing if it is sound.
+
+        Reads everything. If there is damage, the other methods may raise anything.
+        """
+
+    def violations(self) -> Iterator[Finding]:
+        """Rows that contradict an invariant; never a false alarm, whatever happens meanwhile."""
+
+    def mend(self, finding: Finding) -> bool:
+        """Set right what `violations` found and can mend, unless it is right by now."""
+
+    def unfinished(self) -> list[Unfinished]:
+        """Every operation that is not DONE."""
+
+    def take_back(self, seen: Unfinished) -> bool:
+        """Have a RUNNING operation claimed anew at once; False if its owner has moved since."""

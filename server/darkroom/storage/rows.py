@@ -5,7 +5,7 @@ import json
 from typing import Any, TypeVar
 
 from darkroom.domain.errors import Failure
-from darkroom.domain.operation import Operation, State
+from darkroom.domain.operation import Operation, State, Unfinished
 from darkroom.domain.resource import Resource, Status, decoded, encoded
 
 Row = tuple[Any, ...]
@@ -15,7 +15,7 @@ RESOURCE_COLUMNS = (
     "id, folder_id, created_at_us, status, name, description, labels, family, size_bytes, "
     "storage_size_bytes, content_id, details"
 )
-_OPERATION_COLUMNS = (
+OPERATION_COLUMNS = (
     "id, kind, folder_id, resource_id, created_at_us, created_by, modified_at_us, state, "
     "cancel_requested, fence, phase, progress_done_bytes, progress_total_bytes, metadata, error, "
     "response"
@@ -68,11 +68,12 @@ DELETE_UNREFERENCED_CONTENT = (
     "DELETE FROM content WHERE id = ? AND NOT EXISTS "
     "(SELECT 1 FROM resource WHERE resource.content_id = content.id)"
 )
+CONTENTS_AFTER = f"SELECT {_CONTENT_COLUMNS} FROM content WHERE id > ? ORDER BY id LIMIT ?"
 CONTENTS_AMONG = "SELECT id FROM content WHERE id IN ({marks})"
 
-OPERATION_BY_ID = f"SELECT {_OPERATION_COLUMNS} FROM operation WHERE id = ?"
+OPERATION_BY_ID = f"SELECT {OPERATION_COLUMNS} FROM operation WHERE id = ?"
 OPERATIONS_OF_RESOURCE = (
-    f"SELECT {_OPERATION_COLUMNS} FROM operation WHERE resource_id = ? "
+    f"SELECT {OPERATION_COLUMNS} FROM operation WHERE resource_id = ? "
     "AND (created_at_us, id) > (?, ?) ORDER BY created_at_us, id LIMIT ?"
 )
 UNFINISHED_ON_RESOURCE = (
@@ -86,7 +87,7 @@ COUNT_UNFINISHED = (
     "AS counted"
 )
 INSERT_OPERATION = (
-    f"INSERT INTO operation ({_OPERATION_COLUMNS}, owner, beat, attempt, delay_ms, payload, "
+    f"INSERT INTO operation ({OPERATION_COLUMNS}, owner, beat, attempt, delay_ms, payload, "
     "sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0, 0, ?, ?, ?)"
 )
 END_OPERATION = (
@@ -106,6 +107,9 @@ CLAIMABLE = (
     "SELECT id, state, fence, beat, delay_ms FROM operation WHERE state < 2 "
     "ORDER BY created_at_us, id LIMIT ?"
 )
+UNFINISHED = (
+    "SELECT id, state, owner, fence, beat, sealed FROM operation WHERE state < 2 AND state >= 0"
+)
 CLAIMED_EXTRAS = "SELECT attempt, payload, sealed FROM operation WHERE id = ?"
 # `state < 2` is what the index of unfinished operations says: a planner takes it at its word.
 LIVE_ATTEMPTS = "SELECT id, fence FROM operation WHERE state < 2 AND state = 1"
@@ -116,6 +120,8 @@ PUT_BACK = (
     "progress_done_bytes = 0, progress_total_bytes = NULL "
     "WHERE id = ? AND owner = ? AND fence = ? AND state = 1"
 )
+# Only if its owner has not moved since it was looked at.
+TAKE_BACK = f"{PUT_BACK} AND beat = ?"
 PUT_BACK_ALL = (
     "UPDATE operation SET state = 0, owner = '', delay_ms = 0, phase = '', "
     "progress_done_bytes = 0, progress_total_bytes = NULL "
@@ -262,3 +268,7 @@ def operation_from_row(row: Row) -> Operation:
         error=Failure.from_record(json.loads(row[14])) if row[14] else None,
         response=json.loads(row[15]) if row[15] else None,
     )
+
+
+def unfinished_from_row(row: Row) -> Unfinished:
+    return Unfinished(row[0], State(row[1]), *row[2:])

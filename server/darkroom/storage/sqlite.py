@@ -16,11 +16,12 @@ from darkroom.domain import errors
 from darkroom.domain.access import AccessBinding
 from darkroom.domain.content import Content
 from darkroom.domain.errors import Failure
+from darkroom.domain.finding import Finding
 from darkroom.domain.image import Image
-from darkroom.domain.operation import Beat, Claim, Lease, Operation
+from darkroom.domain.operation import Beat, Claim, Lease, Operation, Unfinished
 from darkroom.domain.query import Query
 from darkroom.domain.resource import Resource
-from darkroom.storage import migrations, rows, statistics
+from darkroom.storage import invariants, migrations, rows, statistics
 from darkroom.storage.listing import SQLITE_LABEL, list_sql
 from darkroom.storage.port import SchemaMismatch
 from darkroom.storage.transaction import SqlTransaction
@@ -421,6 +422,9 @@ class SqliteStore:
         found = self._read(rows.CONTENT_BY_ID, (content_id,))
         return Content(*found[0]) if found else None
 
+    def contents(self, after: str, limit: int) -> list[Content]:
+        return [Content(*row) for row in self._read(rows.CONTENTS_AFTER, (after, limit))]
+
     def contents_in_use(self, content_ids: Sequence[str]) -> set[str]:
         found: set[str] = set()
         for start in range(0, len(content_ids), _IDS_PER_STATEMENT):
@@ -434,3 +438,33 @@ class SqliteStore:
 
     def purge_operations(self, modified_before_us: int, limit: int) -> int:
         return self._change(rows.PURGE_OPERATIONS, (modified_before_us, limit))
+
+    # --- examination ------------------------------------------------------------------------------
+
+    def damage(self) -> list[str]:
+        try:
+            said = [str(row[0]) for row in self._read("PRAGMA integrity_check", ())]
+            lost = self._read("PRAGMA foreign_key_check", ())
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        pairs = sorted({(row[0], row[2]) for row in lost} - invariants.REFERENCES)
+        return [
+            *(line for line in said if line != "ok"),
+            *(
+                f"rows of {child} refer to rows of {parent} that are gone"
+                for child, parent in pairs
+            ),
+        ]
+
+    def violations(self) -> Iterator[Finding]:
+        return invariants.violations(self._read)
+
+    def mend(self, finding: Finding) -> bool:
+        return self._change(invariants.CHECKS[finding.check].mend, (finding.subject,)) > 0
+
+    def unfinished(self) -> list[Unfinished]:
+        return [rows.unfinished_from_row(row) for row in self._read(rows.UNFINISHED, ())]
+
+    def take_back(self, seen: Unfinished) -> bool:
+        parameters = (0, 0, seen.id, seen.owner, seen.fence, seen.beat)
+        return self._change(rows.TAKE_BACK, parameters) == 1

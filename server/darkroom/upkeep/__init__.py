@@ -1,0 +1,1 @@
+"""What an operator does to a whole installation: examine it, back it up, restore it."""

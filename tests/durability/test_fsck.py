@@ -1,0 +1,474 @@
+"""An installation damaged in every way: each is found, some are mended, load is no alarm."""
+
+import base64
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import sqlite3
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from darkroom import wiring
+from darkroom.cli.main import main
+from darkroom.config import Settings
+from darkroom.domain.content import Content
+from darkroom.domain.image import Image
+from darkroom.domain.resource import Status
+from darkroom.operations.catalog import READABLE_BY_EVERYONE
+from darkroom.operations.changing import SetBindings
+from darkroom.operations.deriving import ResourceSource
+from darkroom.operations.desk import Caller, Command
+from darkroom.operations.disk_create import CreateDisk
+from darkroom.operations.image_create import CreateImage, UriSource
+from darkroom.operations.snapshot_create import CreateSnapshot
+from darkroom.storage import migrations
+from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
+from imaging.watches import ManualWatch
+from installation import PATIENCE_SECONDS, installation
+from object_server import ObjectServer
+
+MIB = 1 << 20
+URL = "https://storage.yandexcloud.net/bucket/disk.qcow2?X-Amz-Signature=c0ffee"
+STORED = "stored.1"
+UNUSED = "unused.1"
+
+
+class House:
+    """An installation at rest with something of everything in it."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.settings = Settings(data_dir=data, lease_seconds=1.0)
+        self.deployment = wiring.open_deployment(self.settings)
+        self.store = self.deployment.store
+        self.store.migrate()
+        self.scratch = self.settings.scratch_path
+        self.scratch.mkdir()
+        self.file = self._put(STORED)
+        image = Image(
+            *("fd8image", "folder", 1, Status.READY, "image"),
+            size_bytes=MIB,
+            storage_size_bytes=self.file.stat().st_size,
+            content_id=STORED,
+        )
+        self.store.write(lambda tx: tx.insert_resource(image))
+        desk = wiring.operations(self.deployment)
+        size_bytes = 4 * MIB
+        commands: tuple[Command, ...] = (
+            CreateDisk("folder", "zone", size_bytes, ResourceSource(Image, image.id)),
+            CreateDisk("folder", "zone", size_bytes, name="empty"),
+            CreateImage("folder", UriSource(URL), name="waits"),
+            SetBindings(Image, image.id, (READABLE_BY_EVERYONE,)),
+        )
+        for key, command in enumerate(commands):
+            operation = desk.begin(command, Caller("somebody", f"key-{key}"))
+            if key == 0:
+                self.disk_id = operation.resource_id
+            if key == 2:
+                self.waiting_id, self.waits_id = operation.id, operation.resource_id
+        desk.begin(CreateSnapshot("folder", self.disk_id), Caller("somebody"))
+
+    def _put(self, content_id: str) -> Path:
+        path = self.scratch / "made"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M"], check=True)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        size_bytes = path.stat().st_size
+        self.deployment.contents.put(content_id, path, digest, ManualWatch())
+        content = Content(content_id, MIB, size_bytes, digest, "", 1)
+        self.store.write(lambda tx: tx.insert_content(content))
+        return self.settings.contents_path / f"{content_id}.qcow2"
+
+    def put_unused(self) -> None:
+        self._put(UNUSED)
+        self.sql("UPDATE content SET check_due = 0 WHERE id = ?", UNUSED)
+
+    def sql(self, statement: str, *values: Any) -> list[Any]:
+        """Whatever a fault, or somebody with a database client, might do to the rows."""
+        path = self.settings.sqlite_path
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def rewrite(self, change: Callable[[bytearray], None]) -> None:
+        """Change the bytes of the stored content."""
+        data = bytearray(self.file.read_bytes())
+        change(data)
+        self.file.chmod(0o600)
+        self.file.write_bytes(data)
+
+    def damage_tables(self) -> None:
+        """Contradict the reference counts, and have the row agree with the file."""
+
+        def change(data: bytearray) -> None:
+            table = int.from_bytes(data[48:56], "big")  # of reference counts
+            block = int.from_bytes(data[table : table + 8], "big")
+            data[block : block + 8] = bytes(8)
+
+        self.rewrite(change)
+        digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
+        self.sql("UPDATE content SET sha256 = ? WHERE id = ?", digest, STORED)
+
+    def damage_database(self) -> None:
+        self.store.close()
+        self.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        ((page,),) = self.sql("SELECT rootpage FROM sqlite_schema WHERE name = 'resource_by_name'")
+        ((size,),) = self.sql("PRAGMA page_size")
+        with self.settings.sqlite_path.open("r+b") as file:
+            file.seek((page - 1) * size + size // 2)
+            file.write(b"\x5a" * (size // 2))
+
+    def lose_key(self) -> None:
+        self.settings.secret_key_path.write_text(base64.b64encode(os.urandom(32)).decode())
+
+    def leave_a_lease(self) -> None:
+        assert self.store.claim("ghost") is not None
+
+    def leave_files(self) -> None:
+        for name in ("crashed.1.qcow2", "crashed.2.part"):
+            (self.settings.contents_path / name).write_bytes(b"left")
+        (self.scratch / "crashed.1" / "out").mkdir(parents=True)
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.deployment.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path / "data")
+    yield made
+    made.close()
+
+
+class Fsck:
+    """`darkroom fsck --json` and what it said."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], data: Path) -> None:
+        self._capsys = capsys
+        self._data = data
+
+    def __call__(self, *more: str, patience: float = 0.3) -> tuple[int, dict[str, Any]]:
+        self._capsys.readouterr()
+        place = ("--data-dir", str(self._data), "--patience", str(patience))
+        status = main(["fsck", "--json", *place, *more])
+        output = self._capsys.readouterr()
+        return status, json.loads(output.out) if output.out else {"error": output.err}
+
+    def checks(self, *more: str) -> set[str]:
+        """The names of the checks that found something."""
+        status, report = self(*more)
+        assert status == int(not report["sound"])
+        return {each["check"] for each in report["findings"] if not each["mended"]}
+
+
+@pytest.fixture
+def fsck(capsys: pytest.CaptureFixture[str], house: House) -> Fsck:
+    return Fsck(capsys, house.data)
+
+
+Damage = Callable[[House], object]
+
+
+def sql(statement: str) -> Damage:
+    return lambda house: house.sql(statement)
+
+
+DAMAGES: dict[str, tuple[Damage, set[str], set[str]]] = {
+    # What is done, which checks notice, and which still do when all was mended that can be.
+    "a status nobody knows": (
+        sql("UPDATE resource SET status = 9 WHERE name = 'empty'"),
+        {"resource-kind", "resource-unreadable"},
+        {"resource-kind", "resource-unreadable"},
+    ),
+    "a kind nobody knows": (
+        sql("UPDATE resource SET kind = 'Server' WHERE name = 'empty'"),
+        {"resource-kind"},
+        {"resource-kind"},
+    ),
+    "a name twice": (
+        lambda house: (
+            house.sql("DROP INDEX resource_unique_name"),
+            house.sql("UPDATE resource SET name = 'same' WHERE kind = 'Disk'"),
+        ),
+        {"resource-name"},
+        {"resource-name"},
+    ),
+    "a content's row gone": (
+        sql("DELETE FROM content"),
+        {"resource-content", "content-orphaned"},
+        {"resource-content", "content-orphaned"},
+    ),
+    "a disk smaller than its content": (
+        sql("UPDATE resource SET size_bytes = 512 WHERE kind = 'Disk'"),
+        {"resource-size"},
+        {"resource-size"},
+    ),
+    "another stored size": (
+        sql("UPDATE resource SET storage_size_bytes = 1 WHERE kind = 'Snapshot'"),
+        {"resource-size"},
+        {"resource-size"},
+    ),
+    "creating without an operation": (
+        sql("DELETE FROM operation WHERE state = 0"),
+        {"resource-creating", "key-orphaned"},
+        set(),
+    ),
+    "deleting without an operation": (
+        sql("UPDATE resource SET status = 4 WHERE name = 'image'"),
+        {"resource-deleting"},
+        set(),
+    ),
+    "ready before its operation ended": (
+        sql("UPDATE resource SET status = 2 WHERE name = 'waits'"),
+        {"resource-ready"},
+        {"resource-ready"},
+    ),
+    "bindings of nothing": (
+        sql("UPDATE access_binding SET resource_id = 'nothing'"),
+        {"binding-orphaned"},
+        set(),
+    ),
+    "a content the collector overlooks": (House.put_unused, {"content-forgotten"}, set()),
+    "a state nobody knows": (
+        sql("UPDATE operation SET state = -1 WHERE state = 0"),
+        {"operation-state", "operation-unreadable"},
+        {"operation-state", "operation-unreadable"},
+    ),
+    "running under no lease": (
+        sql("UPDATE operation SET state = 1 WHERE state = 0"),
+        {"operation-state", "lease-expired"},
+        set(),
+    ),
+    "an owner of what waits": (
+        sql("UPDATE operation SET owner = 'somebody' WHERE state = 0"),
+        {"operation-owner"},
+        set(),
+    ),
+    "ended without a result": (
+        sql("UPDATE operation SET response = '' WHERE state = 2"),
+        {"operation-result"},
+        {"operation-result"},
+    ),
+    "ended with two results": (
+        sql("UPDATE operation SET error = '{}' WHERE state = 2"),
+        {"operation-result", "operation-unreadable"},
+        {"operation-result", "operation-unreadable"},
+    ),
+    "a result too early": (
+        sql("UPDATE operation SET response = '{}' WHERE state = 0"),
+        {"operation-early"},
+        {"operation-early"},
+    ),
+    "a cancel that was ignored": (
+        sql("UPDATE operation SET cancel_requested = 1 WHERE state = 2"),
+        {"operation-cancelled"},
+        {"operation-cancelled"},
+    ),
+    "a secret that is still kept": (
+        sql("UPDATE operation SET sealed = 'secret' WHERE state = 2"),
+        {"operation-secret"},
+        set(),
+    ),
+    "an operation on nothing": (
+        sql("DELETE FROM resource WHERE name = 'waits'"),
+        {"operation-resource"},
+        {"operation-resource"},
+    ),
+    "two operations at once": (
+        lambda house: house.sql(
+            "UPDATE operation SET state = 0, response = '', resource_id = ? "
+            "WHERE kind = 'image.set_bindings'",
+            house.waits_id,
+        ),
+        {"operation-conflict"},
+        {"operation-conflict"},
+    ),
+    "a key of nothing": (
+        sql("UPDATE idempotency_key SET operation_id = 'nothing'"),
+        {"key-orphaned"},
+        set(),
+    ),
+    "an operation that is no JSON": (
+        sql("UPDATE operation SET payload = '{' WHERE state = 0"),
+        {"operation-unreadable"},
+        {"operation-unreadable"},
+    ),
+    "a resource that is no JSON": (
+        sql("UPDATE resource SET labels = '{' WHERE name = 'image'"),
+        {"resource-unreadable"},
+        {"resource-unreadable"},
+    ),
+    "a lost key": (House.lose_key, {"operation-sealed"}, {"operation-sealed"}),
+    "a worker that is gone": (House.leave_a_lease, {"lease-expired"}, set()),
+    "a file gone": (lambda house: house.file.unlink(), {"content-missing"}, {"content-missing"}),
+    "a file cut off": (
+        lambda house: house.rewrite(lambda data: data.__delitem__(slice(1000, None))),
+        {"content-size"},
+        {"content-size"},
+    ),
+    "files that crashes left": (
+        House.leave_files,
+        {"content-orphaned", "scratch-abandoned"},
+        set(),
+    ),
+    "a broken database": (House.damage_database, {"database-damaged"}, {"database-damaged"}),
+}
+
+
+def test_a_sound_installation_has_nothing_wrong(house: House, fsck: Fsck) -> None:
+    assert fsck("--tables") == (0, {"sound": True, "contents": 1, "findings": []})
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_found_and_mended_where_that_loses_nothing(
+    house: House, fsck: Fsck, name: str
+) -> None:
+    damage, checks, left = DAMAGES[name]
+    damage(house)
+    assert fsck.checks() == checks
+    assert left <= fsck.checks("--mend") <= checks
+    assert fsck.checks() == left
+
+
+def test_bytes_are_compared_where_that_is_asked_for(house: House, fsck: Fsck) -> None:
+    house.rewrite(lambda data: data.__setitem__(-1, data[-1] ^ 1))
+    assert fsck.checks() == set()
+    assert fsck.checks("--checksums") == fsck.checks("--tables") == {"content-damaged"}
+    house.damage_tables()
+    assert fsck.checks("--checksums") == set()
+    assert fsck.checks("--tables") == {"content-tables"}
+
+
+def test_what_is_mended_works_again(house: House, fsck: Fsck) -> None:
+    house.sql("UPDATE resource SET status = 4 WHERE name = 'image'")
+    house.leave_a_lease()
+    house.put_unused()
+    assert fsck("--mend")[0] == 0
+    image = house.store.get(Image, "fd8image")
+    assert image is not None and image.status is Status.READY
+    claim = house.store.claim("another")
+    assert claim is not None and claim.lease.fence == 2
+    assert house.store.unreferenced_contents(10) == [UNUSED]
+    house.sql("DELETE FROM operation WHERE state = 1")
+    assert fsck("--mend")[0] == 0
+    abandoned = house.store.get(Image, house.waits_id)
+    assert abandoned is not None and abandoned.status is Status.ERROR
+
+
+def test_a_lease_that_lives_is_left_alone(house: House, fsck: Fsck) -> None:
+    claim = house.store.claim("alive")
+    assert claim is not None
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.05):
+            house.store.heartbeat(claim.lease, "fetch", 0, None)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    (house.scratch / f"{house.waiting_id}.1").mkdir()
+    assert fsck("--mend", patience=1.0)[0] == 0
+    ended.set()
+    thread.join()
+    assert house.store.heartbeat(claim.lease, "fetch", 0, None) is not None
+    assert (house.scratch / f"{house.waiting_id}.1").is_dir()
+
+
+@pytest.mark.parametrize("prepare", ["nothing", "newer", "no database"])
+def test_what_cannot_be_examined_is_no_verdict(
+    house: House, fsck: Fsck, prepare: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.close()
+    if prepare == "nothing":
+        fsck = Fsck(capsys, tmp_path / "elsewhere")
+    elif prepare == "newer":
+        house.sql(f"PRAGMA user_version = {migrations.latest() + 1}")
+    else:
+        house.settings.sqlite_path.write_bytes(b"not a database, but long enough" * 100)
+    status, said = fsck()
+    assert status == 2
+    assert "cannot examine" in said["error"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_findings_are_told_in_words(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    house.file.unlink()
+    house.sql("UPDATE access_binding SET resource_id = 'nothing'")
+    assert main(["fsck", "--data-dir", str(house.data)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "binding-orphaned: nothing has access bindings, but does not exist (--mend sets it right)",
+        f"content-missing: {STORED} has a row but no file",
+        "1 contents looked at: 2 wrong, 0 mended",
+    ]
+
+
+# --- while everything happens ---------------------------------------------------------------------
+
+
+def call_until(
+    stop: threading.Event, act: Callable[[], object], done: Counter[str]
+) -> threading.Thread:
+    """Do it again and again in a thread; what is refused meanwhile is part of it."""
+
+    def repeat() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(grpc.RpcError):
+                act()
+                done[act.__name__] += 1
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    return thread
+
+
+def test_load_is_no_alarm(
+    tmp_path: Path, source: ObjectServer, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with installation(tmp_path, source.origin, DARKROOM_WORKERS="2") as darkroom:
+        fsck, stop = Fsck(capsys, darkroom.data), threading.Event()
+        url = source.url(disk.name)
+
+        def import_and_delete() -> None:
+            image = image_pb2.Image()
+            assert darkroom.done(darkroom.create(url).id).response.Unpack(image)
+            request = image_service_pb2.CreateImageRequest(folder_id="other", image_id=image.id)
+            darkroom.images.Create(request)
+            darkroom.images.Delete(image_service_pb2.DeleteImageRequest(image_id=image.id))
+
+        def begin_and_cancel() -> None:
+            created = darkroom.create(url)
+            time.sleep(0.05)
+            darkroom.cancel(created.id)
+            darkroom.done(created.id)
+
+        def delete_the_rest() -> None:
+            request = image_service_pb2.ListImagesRequest(folder_id="other")
+            for image in darkroom.images.List(request).images:
+                darkroom.images.Delete(image_service_pb2.DeleteImageRequest(image_id=image.id))
+            time.sleep(0.05)
+
+        acts = (import_and_delete, import_and_delete, begin_and_cancel, delete_the_rest)
+        done: Counter[str] = Counter()
+        threads = [call_until(stop, act, done) for act in acts]
+        try:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            for options in itertools.cycle(([], ["--checksums"], ["--mend"])):
+                status, report = fsck(*options, patience=4.0)
+                assert (status, report["findings"]) == (0, [])
+                if all(done[act.__name__] > 2 for act in acts):
+                    break
+                assert time.monotonic() < deadline, f"too little happened: {done}"
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert fsck("--tables", patience=4.0)[0] == 0
