@@ -67,6 +67,10 @@ check-generated: environment ## fail if generated/ is not what protos/ gives
 docs: environment ## write the parts of the documentation that come from the code
 	$(BIN)/python tools/write_docs.py
 
+.PHONY: matrix
+matrix: environment ## run every client and write README's table of clients
+	$(BIN)/pytest -n $(TEST_PROCESSES) -m client --write-client-matrix $(PYTEST_ARGUMENTS)
+
 .PHONY: soak
 soak: ## run the tests that need more than Debian's small packages or more than a minute
 	@tools/bootstrap.sh $(SOAK_NEEDS)

@@ -13,6 +13,8 @@ from darkroom.imaging.s3_calls import Calls
 from installation import Installation, installation
 from object_server import ObjectServer
 
+pytest_plugins = ["client_matrix"]
+
 DISK_BYTES = 24 * 1024 * 1024
 
 

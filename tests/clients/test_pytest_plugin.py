@@ -65,9 +65,9 @@ def readme_example() -> str:
 
 @pytest.mark.timeout(900)  # the environment is made by the first test that asks for it
 @pytest.mark.client(
-    "yandexcloud (Python SDK)",
+    "the official Python SDK `yandexcloud`",
     YANDEXCLOUD.partition("==")[2],
-    "a test run of its own on the `darkroom` fixture, two processes of pytest-xdist",
+    "in tests of its own with the `darkroom` fixture, under pytest-xdist",
     "ran",
 )
 def test_the_official_sdk_in_a_test_run_of_its_own(shared: Path, tmp_path: Path) -> None:
