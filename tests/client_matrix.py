@@ -62,7 +62,8 @@ def rows(seen: Mapping[Seen, Outcome]) -> Iterator[Row]:
     by_row: dict[tuple[str, str, str], list[Seen]] = {}
     for test, client in sorted(seen):
         by_row.setdefault((client.how, client.name, client.version), []).append((test, client))
-    for (how, name, version), tests in sorted(by_row.items(), key=lambda row: str(row[0]).lower()):
+    for how, name, version in sorted(by_row, key=lambda row: [cell.lower() for cell in row]):
+        tests = by_row[how, name, version]
         whats = tuple(dict.fromkeys(client.what for _, client in tests))
         yield Row(name, version, how, whats, _worst(seen[each] for each in tests))
 
