@@ -19,7 +19,8 @@ from google.protobuf import descriptor_pb2
 import darkroom_pb
 from clients.gateways import Gateway, gateway
 from darkroom.cli.gateway import gateway as to_run
-from darkroom.config import Settings
+from darkroom.cli.main import parser
+from darkroom.config import SettingError, Settings, load
 from darkroom.gateway.envoy import configuration
 from darkroom_pb.yandex.cloud.compute.v1 import disk_service_pb2, disk_service_pb2_grpc
 from darkroom_pb.yandex.cloud.endpoint import api_endpoint_pb2, api_endpoint_service_pb2
@@ -206,6 +207,7 @@ def test_it_ends_on_a_signal_and_has_logged_no_query(
             running.raw("GET", f"{path}?folderId=secret-in-query", x_request_id="call-4")
         assert running.stop(number) == 0
     lines = [json.loads(line) for line in running.log_text().splitlines()]
+    assert (lines[0]["event"], lines[0]["upstream"]) == ("gateway", server.address)
     shown = [
         (line["method"], line["path"], line["status"], line["request_id"])
         for line in lines
@@ -237,6 +239,21 @@ def test_the_rendered_configuration_follows_the_settings() -> None:
     assert yaml.safe_load(rendered)["admin"] == {"address": address}
     # Off unless asked for: whoever reaches it can stop the gateway.
     assert "admin" not in configuration(to_run(Settings()))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--gateway-listen", ""),
+        ("--gateway-listen", "localhost:8080"),
+        ("--gateway-admin-listen", "localhost:9901"),
+        ("--gateway-allow-origin", "page.example"),
+    ],
+)
+def test_a_setting_that_envoy_could_not_use_is_named(flag: str, value: str) -> None:
+    arguments = parser(["gateway"]).parse_args(["gateway", flag, value])
+    with pytest.raises(SettingError, match=flag.strip("-").replace("-", "_")):
+        to_run(load(arguments, {}))
 
 
 def test_a_missing_envoy_is_named_with_its_remedy() -> None:

