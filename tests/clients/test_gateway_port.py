@@ -204,7 +204,12 @@ def test_it_ends_on_a_signal_and_has_logged_no_query(
 ) -> None:
     with gateway(tmp_path, server.address) as running:
         for path in ("/compute/v1/images", "/nowhere", "/descriptors.binpb"):
-            running.raw("GET", f"{path}?folderId=secret-in-query", x_request_id="call-4")
+            running.raw(
+                "GET",
+                f"{path}?folderId=secret-in-query",
+                x_request_id="call-4",
+                x_envoy_original_path="/forged",
+            )
         assert running.stop(number) == 0
     lines = [json.loads(line) for line in running.log_text().splitlines()]
     assert (lines[0]["event"], lines[0]["upstream"]) == ("gateway", server.address)

@@ -171,7 +171,7 @@ def _connection_manager(gateway: Gateway) -> Document:
         # A support id for every call, here and in the server the same: the caller's, or a new one.
         generate_request_id=True,
         preserve_external_request_id=True,
-        early_header_mutation_extensions=[_callers_own_id()],
+        early_header_mutation_extensions=[_first_of_all()],
         request_id_extension={
             "typed_config": {
                 "@type": _PREFIX + "request_id.uuid.v3.UuidRequestIdConfig",
@@ -204,18 +204,17 @@ def _connection_manager(gateway: Gateway) -> Document:
     )
 
 
-def _callers_own_id() -> Document:
-    """`x-client-request-id` counts where there is no `x-request-id`, as it does in the server."""
+def _first_of_all() -> Document:
+    own_id = {"key": "x-request-id", "value": "%REQ(x-client-request-id)%"}
     return _extension(
         "envoy.http.early_header_mutation.header_mutation",
         "http.early_header_mutation.header_mutation.v3.HeaderMutation",
         mutations=[
-            {
-                "append": {
-                    "header": {"key": "x-request-id", "value": "%REQ(x-client-request-id)%"},
-                    "append_action": "ADD_IF_ABSENT",
-                }
-            }
+            # It counts where there is no `x-request-id`, as it does in the server.
+            {"append": {"header": own_id, "append_action": "ADD_IF_ABSENT"}},
+            # The transcoder's own notes, which the access log believes.
+            {"remove": "x-envoy-original-method"},
+            {"remove": "x-envoy-original-path"},
         ],
     )
 
