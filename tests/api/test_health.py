@@ -1,5 +1,7 @@
 """Health and reflection, with the generated stubs and with grpcurl."""
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,12 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from api.client import Client, refused
+from api.client import Client, refused, until
 from api.conftest import LogLines
+from darkroom.api.readiness import Readiness
 from darkroom.api.reflection import served_index
 from darkroom.api.server import Server
+from darkroom.storage.sqlite import SqliteStore
 
 GRPCURL = Path(sys.executable).with_name("grpcurl")
 SERVICES = ("", "yandex.cloud.compute.v1.ImageService", "yandex.cloud.operation.OperationService")
@@ -33,6 +37,27 @@ def test_health_is_what_the_server_was_told(server: Server, client: Client, serv
     assert check(client, service) == Status.NOT_SERVING
     server.set_serving(True)
     assert check(client, service) == Status.SERVING
+
+
+def test_health_says_whether_what_is_written_can_be_kept(
+    server: Server, client: Client, store: SqliteStore, tmp_path: Path
+) -> None:
+    server.set_serving(False)
+    readiness = Readiness(
+        store.writable, server.set_serving, look_seconds=0.02, look_again_seconds=0.02
+    )
+    readiness.start()
+    assert check(client, "") == Status.SERVING
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "metadata.sqlite", isolation_level=None)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        until(lambda: check(client, "") == Status.NOT_SERVING, "NOT_SERVING")
+        assert refused(client.get).code is grpc.StatusCode.NOT_FOUND  # it answers all the same
+        other.execute("ROLLBACK")
+        until(lambda: check(client, "") == Status.SERVING, "SERVING again")
+    readiness.stop()
+    assert check(client, "") == Status.NOT_SERVING
 
 
 def test_health_of_an_unknown_service_is_not_found(client: Client) -> None:

@@ -9,6 +9,7 @@ import threading
 
 from darkroom import config, wiring
 from darkroom.api import catalog_file
+from darkroom.api.readiness import Readiness
 from darkroom.api.server import Server, build_server, build_tls_server, certificate_files
 from darkroom.api.tokens import Tokens
 from darkroom.cli import control
@@ -67,8 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
     for server in servers.values():
         server.start()
     supervisor.start()
-    for server in servers.values():
-        server.set_serving(True)
+
+    def set_serving(serving: bool) -> None:
+        for server in servers.values():
+            server.set_serving(serving)
+
+    readiness = Readiness(deployment.store.writable, set_serving)
+    readiness.start()
     addresses = {name: server.address for name, server in servers.items()}
     warn_of_exposure(settings)
     log.info("serving", extra={"fields": {**addresses, "pid": os.getpid()}})
@@ -81,8 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     stop.wait()
     log.info("draining")
-    for server in servers.values():
-        server.set_serving(False)
+    readiness.stop()
     grace_seconds = settings.grace_seconds
     parts = [supervisor.stop, *(server.stop for server in servers.values())]
     ending = [threading.Thread(target=part, args=(grace_seconds,)) for part in parts]
