@@ -9,7 +9,7 @@ import socketserver
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,17 @@ class Storage:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def calls(self, port: int | None = None, limits: CallLimits | None = None) -> Calls:
-        """What a content store is made of, led to the storage or to the proxy at a port."""
+    @contextlib.contextmanager
+    def in_environment(self, port: int | None = None) -> Iterator[None]:
+        """Whoever reads the AWS variables in the block is led here."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment(port).items():
                 patch.setenv(name, value)
+            yield
+
+    def calls(self, port: int | None = None, limits: CallLimits | None = None) -> Calls:
+        """What a content store is made of, led to the storage or to the proxy at a port."""
+        with self.in_environment(port):
             return Calls(BUCKET, limits)
 
     def client(self) -> Any:
@@ -205,15 +211,21 @@ Script = Callable[[Request], bool]
 """Called with each request, one at a time for each kind; True if it dealt with it."""
 
 
-@dataclass
 class FaultyProxy:
     """Stands between a client and the storage; forwards what its script leaves alone."""
 
-    storage: Storage
-    script: Script
-    port: int = 0
-    stalled: threading.Event = field(default_factory=threading.Event)
-    ended: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.port = 0
+        self.begin(lambda request: False)
+
+    def begin(self, script: Script) -> None:
+        """Follow that script from now on."""
+        self._script = script
+        self.stalled = threading.Event()
+        """Set once a request is stalled."""
+        self.ended = threading.Event()
+        """Lets stalled requests go."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator["FaultyProxy"]:
@@ -258,7 +270,7 @@ class FaultyProxy:
         head += b"\r\nConnection: close" + _HEAD_END
         body_bytes = int(found[1]) if found else 0
         request = Request(method, target, body_bytes, head, client, self, early)
-        if not self.script(request):
+        if not self._script(request):
             request.forward()
 
 

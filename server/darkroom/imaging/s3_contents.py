@@ -122,18 +122,19 @@ class S3Contents:
     def _uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Keys and ids of the uploads that are neither completed nor aborted."""
         where: dict[str, Any] = {}
+        before: list[tuple[str, str]] = []
         while True:
             page = self._calls.ask("list_multipart_uploads", Prefix=prefix, **where)
             found = [(upload["Key"], upload["UploadId"]) for upload in page.get("Uploads", ())]
-            yield from found
-            if not (page.get("IsTruncated") and found):
+            if found == before:  # nothing, or a storage that always begins at the beginning
                 return
-            # Not every storage says where to go on.
-            key, upload_id = found[-1]
-            where = {
-                "KeyMarker": page.get("NextKeyMarker") or key,
-                "UploadIdMarker": page.get("NextUploadIdMarker") or upload_id,
-            }
+            yield from found
+            if not page.get("IsTruncated"):
+                return
+            # Just the markers that the storage gave: SeaweedFS goes by that of uploads alone.
+            names = "KeyMarker", "UploadIdMarker"
+            where = {name: page[f"Next{name}"] for name in names if page.get(f"Next{name}")}
+            before = found
 
 
 class _Object(io.RawIOBase):

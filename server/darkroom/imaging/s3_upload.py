@@ -26,6 +26,8 @@ _SENDING_BYTES = 64 * 1024
 """Bodies are sent in smaller pieces than this, and signed in larger ones."""
 _LEAVE_SECONDS = 0.5
 """How long an interrupted caller waits for the upload to be aborted."""
+_NO_UPLOAD = "NoSuchUpload"
+"""Somebody aborted it, the collector after the lease was lost for instance, or completed it."""
 _UPLOAD_NAME = "darkroom-upload"
 """Metadata of an object: tells which of several uploads to one key it is."""
 
@@ -137,14 +139,21 @@ class Upload:
             self._ended.set()
 
     def _guarded(self, work: Callable[[], None]) -> None:
+        failure: BaseException
         try:
             work()
         except Stopped:
-            pass
-        except BaseException as error:  # handed to the calling thread, which raises it
-            with self._lock:
-                self._failure = self._failure or error
-            self._stop.set()
+            return
+        except Refused as refused:
+            lost = refused.code == _NO_UPLOAD
+            failure = errors.content_store_unavailable("it lost an upload") if lost else refused
+        except BaseException as error:
+            failure = error
+        else:
+            return
+        with self._lock:  # handed to the calling thread, which raises it
+            self._failure = self._failure or failure
+        self._stop.set()
 
     def _upload(self) -> None:
         algorithm = {"ChecksumAlgorithm": "CRC32"} if self._calls.checksums else {}
@@ -188,13 +197,10 @@ class Upload:
         except Refused as refused:
             # The key is taken, or an answer was lost and this is the second request of two: the
             # object itself tells.
-            if refused.code not in ("PreconditionFailed", "NoSuchUpload"):
+            if refused.code not in ("PreconditionFailed", _NO_UPLOAD):
                 raise
-            if not self._is_there():
-                raise
-        else:
-            if not self._is_there():
-                raise errors.content_store_unavailable("it lost an object")
+        if not self._is_there():
+            raise errors.content_store_unavailable("it lost an object")
 
     def _is_there(self) -> bool:
         """Whether this upload is the object. Raises `FileExistsError` if another one is."""
