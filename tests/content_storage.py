@@ -1,6 +1,7 @@
 """A real SeaweedFS for contents, and a proxy before it that breaks what a test wants broken."""
 
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -63,7 +64,9 @@ class Storage:
         with self.in_environment(port):
             return Calls(BUCKET, limits)
 
+    @functools.cached_property
     def client(self) -> Any:
+        """For looking past the content store."""
         return botocore.session.Session().create_client(
             "s3",
             endpoint_url=f"http://127.0.0.1:{self.port}",
@@ -74,12 +77,12 @@ class Storage:
         )
 
     def keys(self, prefix: str) -> list[str]:
-        found = self.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)
+        found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
         return sorted(each["Key"] for each in found.get("Contents", ()))
 
     def uploads(self, prefix: str) -> list[str]:
         """Keys of the multipart uploads that are neither completed nor aborted."""
-        found = self.client().list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
+        found = self.client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
         return sorted(each["Key"] for each in found.get("Uploads", ()))
 
 
@@ -106,7 +109,7 @@ def object_storage(folder: Path) -> Iterator[Storage]:
 def _has_bucket(storage: Storage, process: "subprocess.Popen[bytes]") -> bool:
     assert process.poll() is None
     try:
-        storage.client().create_bucket(Bucket=BUCKET)
+        storage.client.create_bucket(Bucket=BUCKET)
     except exceptions.ClientError as error:
         return str(error.response["Error"]["Code"]).startswith("BucketAlready")
     except (exceptions.ConnectionError, exceptions.HTTPClientError):

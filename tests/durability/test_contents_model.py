@@ -7,8 +7,10 @@ collection nothing else is.
 import hashlib
 import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,8 +22,10 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
+from content_storage import BUCKET, Storage
 from darkroom.domain.content import Content, content_id
 from darkroom.domain.disk import Disk
 from darkroom.domain.errors import Failure
@@ -29,7 +33,9 @@ from darkroom.domain.image import Image
 from darkroom.domain.operation import IMAGE_CREATE, Claim, Operation
 from darkroom.domain.resource import Resource, Status
 from darkroom.domain.snapshot import Snapshot
-from darkroom.imaging.contents import LocalContents
+from darkroom.imaging.contents import ContentStore, LocalContents
+from darkroom.imaging.s3_calls import Calls
+from darkroom.imaging.s3_contents import S3Contents
 from darkroom.operations.changing import Delete, Update
 from darkroom.operations.deriving import ResourceSource
 from darkroom.operations.desk import Caller, Command, Operations
@@ -77,7 +83,7 @@ class Contents(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="darkroom-model-"))
         self.store = SqliteStore(self.folder / "metadata.sqlite", lease_seconds=3600)
         self.store.migrate()
-        self.contents = LocalContents(self.folder / "contents")
+        self.contents = self.open_contents()
         (self.folder / "scratch").mkdir()
         self.collector = Collector(self.store, self.contents, self.folder / "scratch")
         self.desk = Operations(
@@ -88,6 +94,9 @@ class Contents(RuleBasedStateMachine):
         """Contents that a running attempt has published and may still refer to."""
         self.written: dict[str, bytes] = {}
         self.serial = 0
+
+    def open_contents(self) -> ContentStore:
+        return LocalContents(self.folder / "contents")
 
     def teardown(self) -> None:
         self.store.close()
@@ -305,3 +314,48 @@ Contents.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestContents = Contents.TestCase
+
+
+class InObjectStorage(Contents):
+    """The same on S3, where a dead attempt may leave half an upload as well."""
+
+    storage: ClassVar[Storage]
+    calls: ClassVar[Calls]
+
+    def __init__(self) -> None:
+        self.prefix = f"model-{uuid.uuid4()}"
+        self.read: dict[tuple[str, str], bytes] = {}
+        super().__init__()
+
+    def open_contents(self) -> ContentStore:
+        return S3Contents(self.calls, self.prefix)
+
+    def on_disk(self) -> dict[str, bytes]:
+        listed = self.storage.client.list_objects_v2(Bucket=BUCKET, Prefix=self.prefix)
+        found = {}
+        for each in listed.get("Contents", ()):
+            key = each["Key"]
+            version = key, each["ETag"]
+            if version not in self.read:
+                body = self.storage.client.get_object(Bucket=BUCKET, Key=key)["Body"]
+                self.read[version] = body.read()
+            found[key.removeprefix(f"{self.prefix}/").removesuffix(".qcow2")] = self.read[version]
+        return found
+
+    @rule(dead=consumes(Contents.attempts))
+    def die_in_the_middle_of_an_upload(self, dead: Claim) -> None:
+        self._lost(dead)
+        self.desk.cancel(dead.operation.id)
+        name = content_id(dead.operation.id, dead.lease.fence + 1)
+        key = f"{self.prefix}/{name}.qcow2"
+        self.storage.client.create_multipart_upload(Bucket=BUCKET, Key=key)
+        self.collector.collect()
+        assert self.storage.uploads(self.prefix) == []
+
+
+def test_contents_in_object_storage(storage: Storage, calls: Calls) -> None:
+    InObjectStorage.storage, InObjectStorage.calls = storage, calls
+    few = settings(
+        Contents.TestCase.settings, max_examples=6, stateful_step_count=25, derandomize=True
+    )
+    run_state_machine_as_test(InObjectStorage, settings=few)

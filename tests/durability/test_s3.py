@@ -1,14 +1,19 @@
 """Installations that keep their contents in S3-compatible object storage."""
 
+import contextlib
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from content_storage import BUCKET, Storage
+from content_storage import BUCKET, FaultyProxy, Storage, first
+from darkroom import wiring
+from darkroom.config import Settings
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
 from darkroom_pb.yandex.cloud.operation import operation_pb2
 from installation import Installation, installation, same_content, until
@@ -60,14 +65,14 @@ def test_an_import_is_kept_in_the_bucket_exported_and_collected(
     exported = tmp_path / "exported.qcow2"
     darkroom.export(image.id, exported)
     assert same_content(disk, "qcow2", exported, "qcow2")
-    stored = storage.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    stored = storage.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
     assert hashlib.sha256(stored).digest() == hashlib.sha256(exported.read_bytes()).digest()
     for text in (darkroom.log_text(), *map(str, darkroom.log_lines())):
         assert storage.secret_key not in text and storage.access_key not in text
 
     damaged = bytearray(stored)
     damaged[-1] ^= 1
-    storage.client().put_object(Bucket=BUCKET, Key=key, Body=bytes(damaged))
+    storage.client.put_object(Bucket=BUCKET, Key=key, Body=bytes(damaged))
     refused = darkroom.try_export(image.id, tmp_path / "damaged.qcow2")
     assert refused.returncode == 1
     assert "not those that were written" in refused.stderr
@@ -93,3 +98,150 @@ def test_a_worker_killed_while_it_publishes_leaves_no_upload(
     os.kill(darkroom.worker(), signal.SIGKILL)
     imported(darkroom.done(operation_id))
     assert_clean(darkroom, storage, prefix, 1)
+
+
+@contextlib.contextmanager
+def worker(
+    darkroom: Installation, source: ObjectServer, environment: dict[str, str], log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """`darkroom work` beside an installation, ended by its pid."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "darkroom", "work"],
+            env={
+                **os.environ,
+                **environment,
+                "DARKROOM_DATA_DIR": str(darkroom.data),
+                "DARKROOM_SOURCE_ALLOW": source.origin + "/",
+                "DARKROOM_FAILPOINTS": str(darkroom.failpoints),
+                "DARKROOM_LEASE_SECONDS": "2",
+            },
+            stderr=output,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_continues(
+    tmp_path: Path, source: ObjectServer, storage: Storage, prefix: str, disk: Path
+) -> None:
+    environment = settings(storage, prefix)
+    log = tmp_path / "frozen.log"
+    with contextlib.ExitStack() as stack:
+        serving = installation(tmp_path, source.origin, DARKROOM_WORKERS="0", **environment)
+        darkroom = stack.enter_context(serving)
+        frozen = stack.enter_context(worker(darkroom, source, environment, log))
+        darkroom.arm("content.complete")
+        operation_id = darkroom.create(source.url(disk.name)).id
+        darkroom.wait_hit("content.complete")
+        os.kill(frozen.pid, signal.SIGSTOP)
+        stack.enter_context(worker(darkroom, source, environment, tmp_path / "second.log"))
+        operation = darkroom.done(operation_id)
+        imported(operation)
+        until(lambda: not storage.uploads(prefix), "the frozen worker's upload to be aborted")
+        (key,) = storage.keys(prefix)
+        published = storage.client.head_object(Bucket=BUCKET, Key=key)
+
+        darkroom.let_go("content.complete")
+        os.kill(frozen.pid, signal.SIGCONT)
+        until(lambda: b"operation left" in log.read_bytes(), "the frozen worker's end of it")
+        until(lambda: storage.keys(prefix) == [key], "just the published content")
+        until(lambda: not scratch(darkroom), "an empty scratch folder")
+        assert storage.uploads(prefix) == []
+        found = storage.client.head_object(Bucket=BUCKET, Key=key)
+        assert (found["ETag"], found["LastModified"]) == (
+            published["ETag"],
+            published["LastModified"],
+        )
+        assert darkroom.operation(operation_id) == operation
+
+
+def test_an_import_that_the_storage_keeps_from_finishing_is_tried_again(
+    tmp_path: Path, source: ObjectServer, storage: Storage, prefix: str, disk: Path
+) -> None:
+    slow_down = first(
+        lambda request: request.target.endswith("?uploads"),
+        lambda request: request.refuse(503, "SlowDown"),
+        times=7,
+    )
+    with FaultyProxy(storage).running() as proxy:
+        proxy.begin(slow_down)
+        environment = settings(storage, prefix, proxy.port)
+        with installation(tmp_path, source.origin, **environment) as darkroom:
+            imported(darkroom.done(darkroom.create(source.url(disk.name)).id))
+            retried = [line for line in darkroom.log_lines() if "will be retried" in line["event"]]
+            assert [line["reason"] for line in retried] == ["CONTENT_STORE_UNAVAILABLE"]
+            assert_clean(darkroom, storage, prefix, 1)
+
+
+# --- what is wrong is said at the start -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong-and-hush"}, "SignatureDoesNotMatch"),
+        ({"AWS_ACCESS_KEY_ID": "hush", "AWS_SECRET_ACCESS_KEY": "hush"}, "InvalidAccessKeyId"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "there are no credentials for it"),
+        ({"AWS_PROFILE": "none-of-that-name"}, "none-of-that-name"),
+        ({"AWS_ENDPOINT_URL_S3": "no-url"}, "Invalid endpoint"),
+    ],
+)
+def test_settings_that_never_work_are_refused(
+    tmp_path: Path,
+    storage: Storage,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, str],
+    problem: str,
+) -> None:
+    for name, value in {**storage.environment(), **changed}.items():
+        monkeypatch.setenv(name, value)
+    wanted = Settings(data_dir=tmp_path, content_url=f"s3://{BUCKET}/{prefix}")
+    with pytest.raises(ValueError, match=f"content_url: .*{problem}") as refused:
+        wiring.open_deployment(wanted)
+    assert "hush" not in str(refused.value)
+
+
+def test_a_bucket_that_is_not_there_is_named(
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-m", "darkroom", "serve", "--data-dir", str(tmp_path / "data")]
+    refused = subprocess.run(
+        [*command, "--content-url", "s3://not-there"],
+        env={**os.environ, **storage.environment()},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "darkroom: cannot start: content_url: the storage cannot be used: NoSuchBucket\n"
+    )
+
+
+def test_without_its_packages_the_way_to_them_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("darkroom.imaging.s3_")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "botocore", None)
+    with pytest.raises(ValueError, match=r"pip install darkroom-images\[s3\]"):
+        wiring.open_contents(Settings(data_dir=tmp_path, content_url="s3://contents"))
+
+
+def test_a_storage_that_is_away_at_the_start_is_waited_for(
+    tmp_path: Path, source: ObjectServer, storage: Storage, prefix: str, disk: Path
+) -> None:
+    away = first(lambda request: True, lambda request: request.reset(), times=4)
+    with FaultyProxy(storage).running() as proxy:
+        proxy.begin(away)
+        environment = settings(storage, prefix, proxy.port)
+        with installation(tmp_path, source.origin, **environment) as darkroom:
+            warned = [line for line in darkroom.log_lines() if "out of reach" in line["event"]]
+            assert warned and warned[0]["reason"] == "CONTENT_STORE_UNAVAILABLE"
+            imported(darkroom.done(darkroom.create(source.url(disk.name)).id))

@@ -347,7 +347,7 @@ def test_an_object_that_was_replaced_is_not_read_as_the_first(
     direct.put("op1.1", made, DIGEST, ManualWatch())
     with direct.open("op1.1") as file:
         (key,) = storage.keys(prefix)
-        storage.client().put_object(Bucket=BUCKET, Key=key, Body=DATA[::-1])
+        storage.client.put_object(Bucket=BUCKET, Key=key, Body=DATA[::-1])
         with pytest.raises(OSError, match="deleted meanwhile"):
             file.read()
 
@@ -358,7 +358,7 @@ def test_an_object_that_was_replaced_is_not_read_as_the_first(
 def test_half_an_upload_is_listed_and_deleted_but_is_no_content(
     direct: S3Contents, storage: Storage, prefix: str, made: Path
 ) -> None:
-    client = storage.client()
+    client = storage.client
     for name in ("op1.1.qcow2", "op1.1.qcow2.more", "somebody.else", "deep/op9.1.qcow2"):
         client.create_multipart_upload(Bucket=BUCKET, Key=f"{prefix}/{name}")
         client.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}.txt", Body=b"?")
@@ -390,7 +390,7 @@ class ShortPages(Calls):
 
 
 def test_long_listings_are_followed_to_their_end(storage: Storage, prefix: str) -> None:
-    client = storage.client()
+    client = storage.client
     whole = [f"op{number}.1" for number in range(7)]
     half = [f"{name}x" for name in whole]
     for name in whole:

@@ -61,7 +61,7 @@ class ContentStore(Protocol):
     def ids(self) -> Iterator[str]:
         """Every id that holds space, in no order, those a crash left half-written included.
 
-        One may come twice.
+        Listed piece by piece as it is asked for; an id may come twice.
         An id stored or deleted meanwhile may be listed or not.
         """
 
@@ -150,10 +150,8 @@ class LocalContents:
         self._part(content_id).unlink(missing_ok=True)
 
     def ids(self) -> Iterator[str]:
-        names = set()
         with os.scandir(self._root) as entries:
             for entry in entries:
                 stem, suffix = os.path.splitext(entry.name)
                 if suffix in (SUFFIX, _PART_SUFFIX) and is_content_id(stem):
-                    names.add(stem)
-        return iter(names)
+                    yield stem

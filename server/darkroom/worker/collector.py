@@ -1,7 +1,9 @@
 """Removes what nothing refers to: contents, scratch folders, old operations."""
 
 import contextlib
+import itertools
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +21,9 @@ log = logging.getLogger(__name__)
 _BATCH = 100
 """Rows per transaction: small enough that nobody waits for the collector."""
 
+_LISTED = 1000
+"""Files that are looked at together."""
+
 _ROUND_SECONDS = 1.0
 """Between two looks at what the database knows to be superfluous."""
 
@@ -27,6 +32,9 @@ _SCAN_SECONDS = 300.0
 
 _BLOCK_BYTES = 512
 """What `st_blocks` counts in."""
+
+_SLICE_SECONDS = 2.0
+"""A look at every file that takes longer goes on in the next round: imports wait meanwhile."""
 
 _SHARE = 20
 """A round that takes long is followed by a pause this many times as long: 5 % of a core at most."""
@@ -51,11 +59,16 @@ class _Rounds:
         """Whether it is due; if so, the block is the round and is timed."""
         started = time.monotonic()
         due = started >= self._due
-        yield due
-        if due:
-            ended = time.monotonic()
-            self._earliest = ended + max(_ROUND_SECONDS, _SHARE * (ended - started))
-            self._due = max(self._earliest, ended + self._pause_seconds)
+        share, pause_seconds = 1, 0.0
+        try:
+            yield due
+            share, pause_seconds = _SHARE, self._pause_seconds
+        finally:
+            if due:
+                # One that failed comes again soon; if it took long to fail, not at once.
+                ended = time.monotonic()
+                self._earliest = ended + max(_ROUND_SECONDS, share * (ended - started))
+                self._due = max(self._earliest, ended + pause_seconds)
 
 
 @dataclass
@@ -90,6 +103,7 @@ class Collector:
         self._clock_us = clock_us
         self._rows = _Rounds(_ROUND_SECONDS)
         self._files = _Rounds(_SCAN_SECONDS)
+        self._scan: Iterator[list[str]] | None = None
 
     def expect_debris(self) -> None:
         """An attempt did not end well: files may be left that no row knows of."""
@@ -102,29 +116,37 @@ class Collector:
                 self._collect_rows()
         with self._files.round_if_due() as due:
             if due:
-                self._collect_files()
+                self._collect_files(_SLICE_SECONDS)
+        if self._scan is not None:
+            self._files.hasten()
 
     def collect(self) -> None:
         """One round of everything, due or not."""
+        self._scan = None
         self._collect_rows()
-        self._collect_files()
+        self._collect_files(math.inf)
 
     def _collect_rows(self) -> None:
         with _reported() as report:
-            self._unreferenced_contents(report("contents"))
+            # Contents last, here and below: their storage may be away.
             self._old_operations(report("operations"))
+            self._unreferenced_contents(report("contents"))
 
-    def _collect_files(self) -> None:
+    def _collect_files(self, seconds: float) -> None:
         with _reported() as report:
-            self._orphaned_contents(report("orphans"))
             self._abandoned_scratch(report("scratch"))
+            self._orphaned_contents(report("orphans"), seconds)
 
     def _unreferenced_contents(self, removed: _Removed) -> None:
         for content_id in self._store.unreferenced_contents(_BATCH):
             # Row first, under a guard: an image made of it meanwhile keeps it. The file after
             # the commit: a crash in between leaves an orphan, which the next round finds.
             if self._store.delete_content(content_id):
-                removed.add(self._delete(content_id))
+                try:
+                    removed.add(self._delete(content_id))
+                except BaseException:
+                    self.expect_debris()
+                    raise
 
     def _delete(self, content_id: str) -> int:
         """Delete a content's file; its length, 0 if it was not there whole."""
@@ -135,9 +157,16 @@ class Collector:
         self._contents.delete(content_id)
         return size_bytes
 
-    def _orphaned_contents(self, removed: _Removed) -> None:
-        for name in orphaned_contents(self._store, self._contents):
-            removed.add(self._delete(name))
+    def _orphaned_contents(self, removed: _Removed, seconds: float) -> None:
+        """Go on with the last look that took too long, or begin one."""
+        started = time.monotonic()
+        batches, self._scan = self._scan or _orphans(self._store, self._contents), None
+        for orphans in batches:
+            for name in orphans:
+                removed.add(self._delete(name))
+            if time.monotonic() - started > seconds:
+                self._scan = batches
+                return
 
     def _abandoned_scratch(self, removed: _Removed) -> None:
         for name in abandoned_scratch(self._store, self._scratch):
@@ -154,13 +183,21 @@ class Collector:
                 break
 
 
-def orphaned_contents(store: MetadataStore, contents: ContentStore) -> list[str]:
+def orphaned_contents(store: MetadataStore, contents: ContentStore) -> Iterator[str]:
     """Names of contents that no row refers to and that no attempt can publish any more."""
-    # Files are listed first, attempts judged next, rows last: an attempt that is not live
-    # any more has either left a row by then or never will.
-    dead = _dead(store, contents.ids())
-    used = store.contents_in_use(dead)
-    return [name for name in dead if name not in used]
+    for orphans in _orphans(store, contents):
+        yield from orphans
+
+
+def _orphans(store: MetadataStore, contents: ContentStore) -> Iterator[list[str]]:
+    """The same in pieces, each of as many files: memory does not grow with what is stored."""
+    ids = contents.ids()
+    while listed := list(itertools.islice(ids, _LISTED)):
+        # Files are listed first, attempts judged next, rows last: an attempt that is not live
+        # any more has either left a row by then or never will.
+        dead = _dead(store, listed)
+        used = store.contents_in_use(dead)
+        yield [name for name in dead if name not in used]
 
 
 def abandoned_scratch(store: MetadataStore, scratch: Path) -> list[str]:

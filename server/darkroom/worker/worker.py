@@ -76,7 +76,7 @@ class Worker:
                 if claim is not None:
                     continue
             except Failure as failure:
-                log.warning("database out of reach", extra={"fields": {"reason": failure.reason}})
+                log.warning("storage out of reach", extra={"fields": {"reason": failure.reason}})
                 time.sleep(_SETBACK_SECONDS)
             except Exception:
                 # A broken row or file must not keep everything else from being worked on.
