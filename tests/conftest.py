@@ -10,6 +10,7 @@ import pytest
 
 from content_storage import Storage, object_storage
 from darkroom.imaging.s3_calls import Calls
+from database_server import database_server
 from installation import Installation, installation
 from object_server import ObjectServer
 
@@ -34,6 +35,19 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     raw.unlink()
     return qcow2
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server to make databases on: the one named by TEST_DATABASE_URL, or our own.
+
+    Ours takes no care of the disk; tests of what survives a crash start servers of their own.
+    """
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
+    with database_server(durable=False) as server:
+        yield server.url()
 
 
 @pytest.fixture

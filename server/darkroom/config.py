@@ -141,7 +141,16 @@ class Settings:
         _listen_or_nothing,
     )
     database_url: str = _setting(
-        "", "Where metadata is kept: `sqlite:PATH`. Empty: `metadata.sqlite` in the data folder."
+        "",
+        "Where metadata is kept: `sqlite:PATH` or `postgresql://USER@HOST/NAME`. A password stands "
+        "in the variable, in PGPASSWORD or in a passfile, never in the flag. Empty: "
+        "`metadata.sqlite` in the data folder.",
+    )
+    database_connections: int = _setting(
+        10,
+        "Connections to PostgreSQL that one process has at once; one more, in a worker, waits to "
+        "be woken.",
+        _whole_number(2),
     )
     content_url: str = _setting(
         "",
@@ -254,13 +263,18 @@ class Settings:
     )
 
     @property
+    def on_postgres(self) -> bool:
+        """Whether metadata is kept in PostgreSQL, at `database_url`."""
+        return self.database_url.startswith(("postgresql://", "postgres://"))
+
+    @property
     def sqlite_path(self) -> Path:
         """The metadata file. Raises `SettingError` for a database that is not supported."""
         if not self.database_url:
             return self.data_dir / "metadata.sqlite"
         scheme, _, path = self.database_url.partition(":")
         if scheme != "sqlite" or not path:
-            raise SettingError("database_url: must be sqlite:PATH")
+            raise SettingError("database_url: must be sqlite:PATH or postgresql://USER@HOST/NAME")
         return Path(path.removeprefix("//"))
 
     @property
@@ -395,6 +409,11 @@ def load(
     for name, setting in _BY_NAME.items():
         given = getattr(arguments, name, None)
         origin = flag(name)
+        if name == "database_url" and given and _has_password(given):
+            raise SettingError(
+                f"{origin}: every user of this machine can read a password there; put it into "
+                f"{variable(name)}, PGPASSWORD or a passfile"
+            )
         if given is None and variable(name) in environment:
             origin, given = variable(name), environment[variable(name)]
         if given is None:
@@ -412,6 +431,10 @@ def load(
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingError("tls_certificate and tls_key: give both or neither")
     return settings
+
+
+def _has_password(url: str) -> bool:
+    return bool(re.search(r"://[^/@]*:[^/@]+@|[?&]password=", url))
 
 
 def table() -> str:

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from darkroom.config import Settings
+from darkroom.config import SettingError, Settings
 from darkroom.domain.errors import Failure
 from darkroom.domain.operation import IMAGE_CREATE, KINDS
 from darkroom.imaging.contents import ContentStore, LocalContents
@@ -49,7 +49,9 @@ def _private_folder(path: Path) -> Path:
 
 
 def open_store(settings: Settings) -> MetadataStore:
-    """The metadata store, its schema not yet looked at."""
+    """The metadata store, its schema not yet looked at. Raises `SettingError`."""
+    if settings.on_postgres:
+        return _postgres_store(settings)
     _private_folder(settings.sqlite_path.parent)
     return SqliteStore(settings.sqlite_path, lease_seconds=settings.lease_seconds)
 
@@ -59,7 +61,7 @@ def open_existing_store(settings: Settings) -> MetadataStore:
 
     Raises `OSError`, `SchemaMismatch`.
     """
-    if not settings.sqlite_path.exists():
+    if not (settings.on_postgres or settings.sqlite_path.exists()):
         # Opening would make an empty installation of every mistyped path.
         raise FileNotFoundError(f"there is no installation: {settings.sqlite_path} does not exist")
     store = open_store(settings)
@@ -69,6 +71,23 @@ def open_existing_store(settings: Settings) -> MetadataStore:
         store.close()
         raise
     return store
+
+
+def _postgres_store(settings: Settings) -> MetadataStore:
+    try:
+        from darkroom.storage.postgres import PostgresStore
+    except ImportError:
+        raise SettingError(
+            "database_url: PostgreSQL needs `pip install darkroom-images[postgres]`"
+        ) from None
+    try:
+        return PostgresStore(
+            settings.database_url,
+            lease_seconds=settings.lease_seconds,
+            max_connections=settings.database_connections,
+        )
+    except ValueError as error:
+        raise SettingError(f"database_url: {error}") from None
 
 
 def open_contents(settings: Settings) -> ContentStore:

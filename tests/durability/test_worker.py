@@ -79,7 +79,6 @@ class Bench:
             Collector(self.store, contents, folder / "scratch"),
             "tester",
             lease=LeaseSettings(1.0, 0.2, 0.02),
-            poll_seconds=0.005,
         )
         self.desk = Operations(self.store, {IMAGE_CREATE: self.runner}, lambda _id, text: text)
         self.thread = threading.Thread(target=self.worker.run_forever, daemon=True)
@@ -385,10 +384,11 @@ from darkroom.worker.worker import Worker
 
 class Idle:
     def claim(self, owner): pass
+    def wait_for_work(self): pass
     def collect_if_due(self): pass
 
 for number in range(3000):
-    worker = Worker(Idle(), {}, Idle(), "", lease=None, poll_seconds=0.0)
+    worker = Worker(Idle(), {}, Idle(), "", lease=None)
     signal.signal(signal.SIGALRM, lambda *_: worker.drain())
     signal.setitimer(signal.ITIMER_REAL, 0.0001)
     worker.run_forever()

@@ -1,12 +1,15 @@
 """The databases the store suite runs on: another one is another entry in `BACKENDS`."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from darkroom.storage.port import MetadataStore
+from darkroom.storage.postgres import PostgresStore
 from darkroom.storage.sqlite import SqliteStore
+from database_server import database
 
 LEASE_SECONDS = 0.3
 """Short enough to wait for, long enough not to expire by accident between two statements."""
@@ -15,29 +18,49 @@ Opener = Callable[[], MetadataStore]
 """Opens the same database once more, as another process would."""
 
 
-def _sqlite(folder: Path) -> Opener:
-    return lambda: SqliteStore(
+def _sqlite(_request: pytest.FixtureRequest, folder: Path) -> Iterator[Opener]:
+    yield lambda: SqliteStore(
         folder / "metadata.sqlite", lease_seconds=LEASE_SECONDS, busy_seconds=0.5
     )
 
 
-BACKENDS: dict[str, Callable[[Path], Opener]] = {"sqlite": _sqlite}
+def _postgres(request: pytest.FixtureRequest, _folder: Path) -> Iterator[Opener]:
+    url = request.getfixturevalue("postgres_database")
+    # Ten times as fast as a database for each test, and nothing but rows could be left of others.
+    with contextlib.closing(PostgresStore(url)) as store:
+        store.write(lambda tx: tx.clear())
+    yield lambda: PostgresStore(url, lease_seconds=LEASE_SECONDS, busy_seconds=2.0)
+
+
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest, Path], Iterator[Opener]]] = {
+    "sqlite": _sqlite,
+    "postgres": _postgres,
+}
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """The URL of a migrated database of this process's own."""
+    with database(postgres_url) as url:
+        with contextlib.closing(PostgresStore(url)) as store:
+            store.migrate()
+        yield url
 
 
 @pytest.fixture(params=sorted(BACKENDS))
 def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Opens the test's database, migrated, any number of times; closes all of them."""
-    opener = BACKENDS[request.param](tmp_path)
     opened: list[MetadataStore] = []
+    for opener in BACKENDS[request.param](request, tmp_path):
 
-    def open_one() -> MetadataStore:
-        opened.append(opener())
-        return opened[-1]
+        def open_one(opener: Opener = opener) -> MetadataStore:
+            opened.append(opener())
+            return opened[-1]
 
-    open_one().migrate()
-    yield open_one
-    for store in opened:
-        store.close()
+        open_one().migrate()
+        yield open_one
+        for store in opened:
+            store.close()
 
 
 @pytest.fixture

@@ -464,6 +464,14 @@ STORE_BUSY = _kind(
     "Repeat the call after the pause that RetryInfo names.",
     1.0,
 )
+STORE_OUTCOME_UNKNOWN = _kind(
+    Code.UNAVAILABLE,
+    "STORE_OUTCOME_UNKNOWN",
+    "The connection to the database was lost while it saved the change: it may be saved or not",
+    "Repeat the call with the same idempotency-key: it is never done twice. Without a key, look "
+    "first whether it was done.",
+    1.0,
+)
 STORE_FULL = _kind(
     Code.UNAVAILABLE,
     "STORE_FULL",
@@ -520,6 +528,10 @@ def active_operations_limit(folder_id: str, limit: int) -> Failure:
 
 def store_busy() -> Failure:
     return STORE_BUSY.failure()
+
+
+def store_outcome_unknown() -> Failure:
+    return STORE_OUTCOME_UNKNOWN.failure()
 
 
 def store_full() -> Failure:

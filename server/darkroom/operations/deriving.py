@@ -20,7 +20,7 @@ class ResourceSource:
 
     def locked(self, tx: Transaction) -> Resource:
         """The source, held until the transaction ends. Raises `Failure` if it cannot be one."""
-        source = tx.resource(self.kind, self.id)
+        source = tx.resource(self.kind, self.id, shared=True)
         if source is None:
             raise errors.source_not_found(self.kind.NOUN, self.id)
         if source.status is not Status.READY:

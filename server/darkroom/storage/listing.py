@@ -19,11 +19,6 @@ _SUBJECTS = {
 }
 """What conditions compare. Division of whole numbers cuts off, here as in PostgreSQL."""
 
-SQLITE_LABEL = (
-    "(SELECT value FROM json_each(CASE labels WHEN '' THEN '{}' ELSE labels END) WHERE key = ?)"
-)
-
-
 _EXACT = {">": (">=", 1), ">=": (">=", 0), "<": ("<", 0), "<=": ("<", 1)}
 """Comparisons in whole seconds as ones of microseconds: operator, seconds to add to a bound."""
 

@@ -35,8 +35,11 @@ class Replay(Protocol):
 class Transaction(Protocol):
     """One atomic change. All writes commit together or not at all."""
 
-    def resource(self, kind: type[R], resource_id: str) -> R | None:
-        """The resource, locked against change and deletion until the transaction ends."""
+    def resource(self, kind: type[R], resource_id: str, *, shared: bool = False) -> R | None:
+        """The resource, locked against change and deletion until the transaction ends.
+
+        Several transactions may hold it `shared` at once; whoever means to change it must not.
+        """
 
     def insert_resource(self, resource: Resource) -> None:
         """Raises `Failure` RESOURCE_ALREADY_EXISTS if the name is taken.
@@ -121,7 +124,8 @@ class Transaction(Protocol):
 class MetadataStore(Protocol):
     """Metadata of images, contents and operations. Thread-safe.
 
-    Every method raises `Failure` STORE_BUSY when the database cannot answer in time.
+    Every method raises `Failure` STORE_BUSY when the database cannot answer in time, and `write`
+    STORE_OUTCOME_UNKNOWN when the answer to a commit was lost.
     """
 
     def migrate(self) -> int:
@@ -169,6 +173,9 @@ class MetadataStore(Protocol):
     def get_operation(self, operation_id: str) -> Operation | None: ...
 
     # --- work -------------------------------------------------------------------------------------
+
+    def wait_for_work(self) -> None:
+        """Pause until there may be something to claim: for a part of a second at most."""
 
     def claim(self, owner: str) -> Claim | None:
         """Lease the oldest operation that is due: never claimed, put back, or its lease expired.

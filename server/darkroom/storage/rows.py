@@ -1,11 +1,14 @@
-"""Rows and SQL that every adapter shares. Parameters are positional, written `?`."""
+"""Rows and SQL that every adapter shares. Parameters are positional, written `?`.
+
+`{moment}`, `{beat}` and `{skip_locked}` stand for what a `Dialect` says in its own words.
+"""
 
 import dataclasses
 import json
 from typing import Any, TypeVar
 
 from darkroom.domain.errors import Failure
-from darkroom.domain.operation import Operation, State, Unfinished
+from darkroom.domain.operation import Claim, Lease, Operation, State, Unfinished
 from darkroom.domain.resource import Resource, Status, decoded, encoded
 
 Row = tuple[Any, ...]
@@ -60,6 +63,8 @@ CONTENTS_TO_CHECK = (
     "SELECT id, EXISTS (SELECT 1 FROM resource WHERE resource.content_id = content.id) "
     "FROM content WHERE check_due = 1 ORDER BY id LIMIT ?"
 )
+# Held while they are looked at: whoever lets go of one needs its row.
+CONTENTS_BETWEEN = "SELECT id FROM content WHERE check_due = 1 AND id BETWEEN ? AND ? ORDER BY id"
 CONTENTS_CHECKED = (
     "UPDATE content SET check_due = 0 WHERE check_due = 1 AND id BETWEEN ? AND ? AND EXISTS "
     "(SELECT 1 FROM resource WHERE resource.content_id = content.id)"
@@ -88,7 +93,7 @@ COUNT_UNFINISHED = (
 )
 INSERT_OPERATION = (
     f"INSERT INTO operation ({OPERATION_COLUMNS}, owner, beat, attempt, delay_ms, payload, "
-    "sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0, 0, ?, ?, ?)"
+    "sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', {moment}, 0, ?, ?, ?)"
 )
 END_OPERATION = (
     "UPDATE operation SET state = 2, modified_at_us = ?, error = ?, response = ?, sealed = '' "
@@ -110,12 +115,24 @@ CLAIMABLE = (
 UNFINISHED = (
     "SELECT id, state, owner, fence, beat, sealed FROM operation WHERE state < 2 AND state >= 0"
 )
-CLAIMED_EXTRAS = "SELECT attempt, payload, sealed FROM operation WHERE id = ?"
+PAYLOAD = "SELECT payload FROM operation WHERE id = ?"
+CLAIM = (
+    "UPDATE operation SET state = 1, owner = ?, fence = fence + 1, beat = {moment}, "
+    "attempt = attempt + 1, delay_ms = 0"
+)
+CLAIMED = f" RETURNING {OPERATION_COLUMNS}, owner, attempt, payload, sealed"
+# Nobody else has claimed it, and its owner has given no sign of life, since it was looked at.
+CLAIM_GUARDED = f"{CLAIM} WHERE id = ? AND state = ? AND fence = ? AND beat = ?{CLAIMED}"
 # `state < 2` is what the index of unfinished operations says: a planner takes it at its word.
 LIVE_ATTEMPTS = "SELECT id, fence FROM operation WHERE state < 2 AND state = 1"
+HEARTBEAT = (
+    "UPDATE operation SET beat = {beat}, phase = ?, progress_done_bytes = ?, "
+    "progress_total_bytes = ? WHERE id = ? AND owner = ? AND fence = ? AND state = 1 "
+    "RETURNING cancel_requested"
+)
 # A cancel that was acknowledged meanwhile does not wait for the next attempt.
 PUT_BACK = (
-    "UPDATE operation SET state = 0, owner = '', "
+    "UPDATE operation SET state = 0, owner = '', beat = {moment}, "
     "delay_ms = CASE cancel_requested WHEN 0 THEN ? ELSE 0 END, attempt = attempt - ?, phase = '', "
     "progress_done_bytes = 0, progress_total_bytes = NULL "
     "WHERE id = ? AND owner = ? AND fence = ? AND state = 1"
@@ -129,7 +146,7 @@ PUT_BACK_ALL = (
 )
 PURGE_OPERATIONS = (
     "DELETE FROM operation WHERE id IN (SELECT id FROM operation "
-    "WHERE state = 2 AND modified_at_us < ? ORDER BY modified_at_us LIMIT ?)"
+    "WHERE state = 2 AND modified_at_us < ? ORDER BY modified_at_us LIMIT ?{skip_locked})"
 )
 
 REPLAY = (
@@ -246,6 +263,19 @@ def operation_row(operation: Operation) -> Row:
         _dumps(operation.metadata) if operation.metadata else "",
         error_text(operation.error),
         response_text(operation.response),
+    )
+
+
+def claim_from_row(row: Row) -> Claim:
+    """What a claiming statement returns."""
+    *columns, owner, attempt, payload, sealed = row
+    operation = operation_from_row(tuple(columns))
+    return Claim(
+        Lease(operation.id, owner, operation.fence),
+        operation,
+        attempt,
+        json.loads(payload) if payload else {},
+        sealed,
     )
 
 

@@ -1,33 +1,26 @@
 """The embedded default: one SQLite file in WAL mode."""
 
 import contextlib
-import json
 import logging
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from darkroom.domain import errors
-from darkroom.domain.access import AccessBinding
-from darkroom.domain.content import Content
 from darkroom.domain.errors import Failure
-from darkroom.domain.finding import Finding
-from darkroom.domain.image import Image
-from darkroom.domain.operation import Beat, Claim, Lease, Operation, Unfinished
-from darkroom.domain.query import Query
-from darkroom.domain.resource import Resource
+from darkroom.domain.operation import Claim
 from darkroom.storage import invariants, migrations, rows, statistics
-from darkroom.storage.listing import SQLITE_LABEL, list_sql
+from darkroom.storage.dialect import Dialect
 from darkroom.storage.port import SchemaMismatch
+from darkroom.storage.sql import SqlStore
+from darkroom.storage.stillness import Stillness
 from darkroom.storage.transaction import SqlTransaction
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Resource)
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +30,17 @@ _CLAIM_WINDOW = 200
 _MAX_BATCH = 64
 """Changes committed together at most: bounds how long the first of them waits for the last."""
 
-_IDS_PER_STATEMENT = 500
-"""Far below what any database allows in one statement."""
+_POLL_SECONDS = 0.02
+"""Between two looks for work: one costs some microseconds."""
+
+DIALECT = Dialect(
+    integrity_error=sqlite3.IntegrityError,
+    moment="0",
+    beat="beat + 1",
+    label=(
+        "(SELECT value FROM json_each(CASE labels WHEN '' THEN '{}' ELSE labels END) WHERE key = ?)"
+    ),
+)
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _FULL = (sqlite3.SQLITE_FULL,)
@@ -92,7 +94,7 @@ class _Change:
         self.ended = False
 
 
-class SqliteStore:
+class SqliteStore(SqlStore):
     """`MetadataStore` on one file. Readers never wait; writers of a process queue for one lock.
 
     A lease expires when its beat has stood still for `lease_seconds` on this observer's own
@@ -108,15 +110,14 @@ class SqliteStore:
         busy_seconds: float = 3.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(DIALECT)
         self._path = path
         self._lease_seconds = lease_seconds
         self._busy_seconds = busy_seconds
-        self._monotonic = monotonic
+        self._stillness = Stillness(monotonic)
         self._readers: deque[sqlite3.Connection] = deque()
         self._write_lock = threading.Lock()
         self._queue: deque[_Change] = deque()
-        self._seen_lock = threading.Lock()
-        self._seen: dict[str, tuple[tuple[int, int, int], float]] = {}
         if not path.exists():
             # The file holds sealed secrets and names of resources: nobody else reads it.
             path.touch(mode=0o600)
@@ -249,7 +250,7 @@ class SqliteStore:
 
     def _commit(self, batch: "list[_Change]", *, apart: bool) -> bool:
         """Run and commit the changes; False, with nothing done, if one failed and not `apart`."""
-        tx = SqlTransaction(self._execute, sqlite3.IntegrityError)
+        tx = SqlTransaction(self._execute, DIALECT)
         with _translated():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -289,155 +290,33 @@ class SqliteStore:
             finally:
                 self._readers.append(connection)
 
-    # --- reads ------------------------------------------------------------------------------------
-
-    def get(self, kind: type[R], resource_id: str) -> R | None:
-        found = self._read(rows.RESOURCE_BY_ID, (resource_id, kind.NOUN))
-        return rows.resource_from_row(kind, found[0]) if found else None
-
-    def find(self, kind: type[R], query: Query, limit: int) -> list[R]:
-        found = self._read(*list_sql(kind.NOUN, query, limit, SQLITE_LABEL))
-        return [rows.resource_from_row(kind, row) for row in found]
-
-    def latest_by_family(self, folder_id: str, family: str) -> Image | None:
-        found = self._read(rows.LATEST_BY_FAMILY, (folder_id, family))
-        return rows.resource_from_row(Image, found[0]) if found else None
-
-    def list_bindings(
-        self, resource_id: str, after: AccessBinding | None, limit: int
-    ) -> list[AccessBinding]:
-        start = astuple(after) if after else ("", "", "")
-        found = self._read(rows.BINDINGS, (resource_id, *start, limit))
-        return [AccessBinding(*row) for row in found]
-
-    def list_operations(
-        self, resource_id: str, after: tuple[int, str], limit: int
-    ) -> list[Operation]:
-        found = self._read(rows.OPERATIONS_OF_RESOURCE, (resource_id, *after, limit))
-        return [rows.operation_from_row(row) for row in found]
-
-    def get_operation(self, operation_id: str) -> Operation | None:
-        found = self._read(rows.OPERATION_BY_ID, (operation_id,))
-        return rows.operation_from_row(found[0]) if found else None
+    def _change(self, sql: str, parameters: Sequence[Any]) -> tuple[int, list[rows.Row]]:
+        with self._locked(), _translated():
+            cursor = self._writer.execute(sql, parameters)
+            returned = cursor.fetchall()  # an UPDATE ... RETURNING is finished by reading it
+            return cursor.rowcount, returned
 
     # --- work -------------------------------------------------------------------------------------
 
     def _due(self, candidates: list[rows.Row]) -> list[rows.Row]:
         """Those candidates whose wait or lease has run out as this process has seen it."""
-        now = self._monotonic()
+        still = self._stillness.seconds({row[0]: row[1:4] for row in candidates})
         due = []
-        with self._seen_lock:
-            seen: dict[str, tuple[tuple[int, int, int], float]] = {}
-            for operation_id, state, fence, beat, delay_ms in candidates:
-                mark = (state, fence, beat)
-                known = self._seen.get(operation_id)
-                since = known[1] if known is not None and known[0] == mark else now
-                seen[operation_id] = (mark, since)
-                patience = self._lease_seconds if state == 1 else delay_ms / 1000
-                if patience == 0 or now - since >= patience:
-                    due.append((operation_id, state, fence, beat))
-            self._seen = seen
+        for operation_id, state, fence, beat, delay_ms in candidates:
+            patience = self._lease_seconds if state == 1 else delay_ms / 1000
+            if patience == 0 or still[operation_id] >= patience:
+                due.append((operation_id, state, fence, beat))
         return due
 
+    def wait_for_work(self) -> None:
+        time.sleep(_POLL_SECONDS)
+
     def claim(self, owner: str) -> Claim | None:
-        for operation_id, state, fence, beat in self._due(
-            self._read(rows.CLAIMABLE, (_CLAIM_WINDOW,))
-        ):
-            claim = self._claim_one(owner, operation_id, state, fence, beat)
-            if claim is not None:
-                return claim
+        for candidate in self._due(self._read(rows.CLAIMABLE, (_CLAIM_WINDOW,))):
+            _, claimed = self._change(self._dialect.claim_guarded, (owner, *candidate))
+            if claimed:
+                return rows.claim_from_row(claimed[0])
         return None
-
-    def _claim_one(
-        self, owner: str, operation_id: str, state: int, fence: int, beat: int
-    ) -> Claim | None:
-        with self._locked(), _translated():
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                changed = self._writer.execute(
-                    "UPDATE operation SET state = 1, owner = ?, fence = fence + 1, beat = 0, "
-                    "attempt = attempt + 1, delay_ms = 0 "
-                    "WHERE id = ? AND state = ? AND fence = ? AND beat = ?",
-                    (owner, operation_id, state, fence, beat),
-                ).rowcount
-                if changed == 0:
-                    self._writer.execute("ROLLBACK")
-                    return None
-                operation = self._writer.execute(rows.OPERATION_BY_ID, (operation_id,)).fetchone()
-                attempt, payload, sealed = self._writer.execute(
-                    rows.CLAIMED_EXTRAS, (operation_id,)
-                ).fetchone()
-                self._writer.execute("COMMIT")
-            except BaseException:
-                self._rollback()
-                raise
-        return Claim(
-            Lease(operation_id, owner, fence + 1),
-            rows.operation_from_row(operation),
-            attempt,
-            json.loads(payload) if payload else {},
-            sealed,
-        )
-
-    def heartbeat(
-        self, lease: Lease, phase: str, done_bytes: int, total_bytes: int | None
-    ) -> Beat | None:
-        with self._locked(), _translated():
-            found = self._writer.execute(
-                "UPDATE operation SET beat = beat + 1, phase = ?, progress_done_bytes = ?, "
-                "progress_total_bytes = ? WHERE id = ? AND owner = ? AND fence = ? AND state = 1 "
-                "RETURNING cancel_requested",
-                (phase, done_bytes, total_bytes, lease.operation_id, lease.owner, lease.fence),
-            ).fetchall()
-        return Beat(bool(found[0][0])) if found else None
-
-    def _change(self, sql: str, parameters: Sequence[Any]) -> int:
-        with self._locked(), _translated():
-            return self._writer.execute(sql, parameters).rowcount
-
-    def put_back(self, lease: Lease, delay_ms: int, *, count_attempt: bool) -> bool:
-        uncounted = 0 if count_attempt else 1
-        parameters = (delay_ms, uncounted, lease.operation_id, lease.owner, lease.fence)
-        return self._change(rows.PUT_BACK, parameters) == 1
-
-    def put_back_all(self, owner: str) -> int:
-        return self._change(rows.PUT_BACK_ALL, (owner,))
-
-    # --- collection -------------------------------------------------------------------------------
-
-    def unreferenced_contents(self, limit: int) -> list[str]:
-        while True:
-            looked_at = self._read(rows.CONTENTS_TO_CHECK, (limit,))
-            unused = [content_id for content_id, is_used in looked_at if not is_used]
-            if len(unused) < len(looked_at):
-                # Looks again, under the lock that whoever lets go of a content needs too.
-                self._change(rows.CONTENTS_CHECKED, (looked_at[0][0], looked_at[-1][0]))
-            if unused or not looked_at:
-                return unused
-
-    def delete_content(self, content_id: str) -> bool:
-        return self._change(rows.DELETE_UNREFERENCED_CONTENT, (content_id,)) == 1
-
-    def content(self, content_id: str) -> Content | None:
-        found = self._read(rows.CONTENT_BY_ID, (content_id,))
-        return Content(*found[0]) if found else None
-
-    def contents(self, after: str, limit: int) -> list[Content]:
-        return [Content(*row) for row in self._read(rows.CONTENTS_AFTER, (after, limit))]
-
-    def contents_in_use(self, content_ids: Sequence[str]) -> set[str]:
-        found: set[str] = set()
-        for start in range(0, len(content_ids), _IDS_PER_STATEMENT):
-            ids = content_ids[start : start + _IDS_PER_STATEMENT]
-            sql = rows.CONTENTS_AMONG.format(marks=", ".join("?" * len(ids)))
-            found.update(row[0] for row in self._read(sql, ids))
-        return found
-
-    def live_attempts(self, attempts: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
-        return set(attempts) & set(self._read(rows.LIVE_ATTEMPTS, ()))
-
-    def purge_operations(self, modified_before_us: int, limit: int) -> int:
-        return self._change(rows.PURGE_OPERATIONS, (modified_before_us, limit))
 
     # --- examination ------------------------------------------------------------------------------
 
@@ -455,16 +334,3 @@ class SqliteStore:
                 for child, parent in pairs
             ),
         ]
-
-    def violations(self) -> Iterator[Finding]:
-        return invariants.violations(self._read)
-
-    def mend(self, finding: Finding) -> bool:
-        return self._change(invariants.CHECKS[finding.check].mend, (finding.subject,)) > 0
-
-    def unfinished(self) -> list[Unfinished]:
-        return [rows.unfinished_from_row(row) for row in self._read(rows.UNFINISHED, ())]
-
-    def take_back(self, seen: Unfinished) -> bool:
-        parameters = (0, 0, seen.id, seen.owner, seen.fence, seen.beat)
-        return self._change(rows.TAKE_BACK, parameters) == 1

@@ -10,9 +10,10 @@ from darkroom.domain import errors
 from darkroom.domain.access import MAX_BINDINGS, AccessBinding
 from darkroom.domain.content import Content
 from darkroom.domain.errors import Failure
-from darkroom.domain.operation import Lease, Operation
+from darkroom.domain.operation import Lease, Operation, State
 from darkroom.domain.resource import Resource
 from darkroom.storage import rows
+from darkroom.storage.dialect import Dialect
 
 R = TypeVar("R", bound=Resource)
 
@@ -38,31 +39,23 @@ class KeyUse:
 
 
 class SqlTransaction:
-    """`Transaction` over one open database transaction.
+    """`Transaction` over one open database transaction."""
 
-    `lock_suffix` is appended to reads of rows that must not change until the end: empty where
-    the database has one writer at a time anyway.
-    """
-
-    def __init__(
-        self,
-        execute: Execute,
-        integrity_error: type[Exception],
-        lock_suffix: str = "",
-    ) -> None:
+    def __init__(self, execute: Execute, dialect: Dialect) -> None:
         self._execute = execute
-        self._integrity_error = integrity_error
-        self._lock_suffix = lock_suffix
+        self._dialect = dialect
+        self.wakes = False
+        """Whether it leaves work behind that a worker could begin at once."""
 
-    def resource(self, kind: type[R], resource_id: str) -> R | None:
-        sql = rows.RESOURCE_BY_ID + self._lock_suffix
+    def resource(self, kind: type[R], resource_id: str, *, shared: bool = False) -> R | None:
+        sql = rows.RESOURCE_BY_ID + (self._dialect.share if shared else self._dialect.lock)
         row = self._execute(sql, (resource_id, kind.NOUN)).fetchone()
         return rows.resource_from_row(kind, row) if row else None
 
     def _named(self, sql: str, values: rows.Row, resource: Resource) -> None:
         try:
             self._execute(sql, values)
-        except self._integrity_error as error:
+        except self._dialect.integrity_error as error:
             # SQLite names the columns of a broken unique index, PostgreSQL the index.
             text = str(error)
             if "resource.name" in text or "resource_unique_name" in text:
@@ -105,8 +98,16 @@ class SqlTransaction:
             ),
         )
 
+    def contents_checked(self, first_id: str, last_id: str) -> None:
+        """The contents from one id to another that something refers to need no look any more."""
+        if self._dialect.lock:
+            # The update alone would wait for whoever lets go of a content, and then judge by
+            # what it saw before that.
+            self._execute(rows.CONTENTS_BETWEEN + self._dialect.lock, (first_id, last_id))
+        self._execute(rows.CONTENTS_CHECKED, (first_id, last_id))
+
     def operation(self, operation_id: str) -> Operation | None:
-        row = self._execute(rows.OPERATION_BY_ID + self._lock_suffix, (operation_id,)).fetchone()
+        row = self._execute(rows.OPERATION_BY_ID + self._dialect.lock, (operation_id,)).fetchone()
         return rows.operation_from_row(row) if row else None
 
     def unfinished_operation_on(self, resource_id: str) -> str | None:
@@ -114,9 +115,9 @@ class SqlTransaction:
         return str(row[0]) if row else None
 
     def count_unfinished(self, folder_id: str, at_most: int) -> int:
-        if self._lock_suffix:
+        if self._dialect.lock:
             slot = zlib.crc32(folder_id.encode()) % rows.FOLDER_SLOTS
-            self._execute(rows.FOLDER_SLOT + self._lock_suffix, (slot,)).fetchone()
+            self._execute(rows.FOLDER_SLOT + self._dialect.lock, (slot,)).fetchone()
         row = self._execute(rows.COUNT_UNFINISHED, (folder_id, at_most)).fetchone()
         return int(row[0])
 
@@ -128,10 +129,11 @@ class SqlTransaction:
         delay_ms: int = 0,
     ) -> None:
         extras = (delay_ms, rows.response_text(payload), sealed)
-        self._execute(rows.INSERT_OPERATION, (*rows.operation_row(operation), *extras))
+        self._execute(self._dialect.insert_operation, (*rows.operation_row(operation), *extras))
+        self.wakes = self.wakes or (operation.state is State.PENDING and not delay_ms)
 
     def payload(self, operation_id: str) -> dict[str, Any]:
-        _, payload, _ = self._execute(rows.CLAIMED_EXTRAS, (operation_id,)).fetchone()
+        (payload,) = self._execute(rows.PAYLOAD, (operation_id,)).fetchone()
         return dict(json.loads(payload)) if payload else {}
 
     def end_operation(self, operation: Operation) -> None:

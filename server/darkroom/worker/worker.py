@@ -48,7 +48,6 @@ class Worker:
         owner: str,
         *,
         lease: LeaseSettings,
-        poll_seconds: float = 0.02,
         clock_us: Callable[[], int] = wall_clock_us,
     ) -> None:
         self._store = store
@@ -56,7 +55,6 @@ class Worker:
         self._collector = collector
         self._owner = owner
         self._lease = lease
-        self._poll_seconds = poll_seconds
         self._clock_us = clock_us
         self._draining = threading.Event()
 
@@ -82,8 +80,8 @@ class Worker:
                 # A broken row or file must not keep everything else from being worked on.
                 log.exception("worker's round failed")
                 time.sleep(_SETBACK_SECONDS)
-            # Not a wait on the event: a signal handler that sets it then could block for ever.
-            time.sleep(self._poll_seconds)
+            # Not on the event of draining: a signal handler that sets it could block for ever.
+            self._store.wait_for_work()
 
     def run_claim(self, claim: Claim) -> None:
         """One attempt, from claim to end; never raises for what the operation did."""
