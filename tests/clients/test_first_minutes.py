@@ -172,6 +172,17 @@ def test_lines_that_the_stack_prints_can_be_pasted(running: Running, tmp_path: P
     assert image["id"] == json.loads(created.stdout)["metadata"]["imageId"]
 
 
+def test_other_commands_find_the_running_stack(running: Running) -> None:
+    programs, folder = ROOT / ".venv" / "bin", f"--data-dir {running.data}"
+    told = f'eval "$({programs}/darkroom env grpcurl {folder})"'
+    listed = shell(f'{told}\n{programs}/grpcurl "$YC_ENDPOINT" list')
+    assert "yandex.cloud.compute.v1.ImageService" in listed.stdout, listed.stderr
+    examined = shell(f"{programs}/darkroom doctor {folder}")
+    assert examined.returncode == 0, examined.stdout
+    assert f"{running.address('listen')} is SERVING" in examined.stdout
+    assert re.search("^ok +REST gateway ", examined.stdout, re.MULTILINE), examined.stdout
+
+
 def test_nothing_survives_a_kill_of_the_stack(running: Running) -> None:
     pids = running.processes()
     os.kill(running.dev_pid, signal.SIGKILL)

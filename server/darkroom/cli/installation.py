@@ -12,7 +12,7 @@ from darkroom.cli.dev import DATA_DIR
 from darkroom.cli.stack import Stack, StackError
 from darkroom.config import Settings
 
-_ANY = ("0.0.0.0", "[::]", "")  # noqa: S104 - recognised, not listened on
+_ANY = ("0.0.0.0", "[::]")  # noqa: S104 - recognised, not listened on
 
 
 def settings(
@@ -53,6 +53,8 @@ def _is_given(name: str, arguments: argparse.Namespace, environment: Mapping[str
 
 
 def reachable(address: str) -> str:
-    """The address of a listener as a client on this machine writes it."""
+    """The address of a listener as a client on this machine writes it; empty for none."""
+    if not address:
+        return ""
     host, _, port = address.rpartition(":")
     return f"localhost:{port}" if host in _ANY else address

@@ -9,7 +9,10 @@ from darkroom.config import SettingError
 from darkroom.domain.errors import Failure
 from darkroom.storage.port import SchemaMismatch
 
-_COMMANDS = ("serve", "work", "migrate", "wait", "image", "fsck", "gateway", "env", "dev", "demo")
+_COMMANDS = (
+    *("serve", "work", "migrate", "wait", "image", "fsck"),
+    *("gateway", "env", "doctor", "dev", "demo"),
+)
 
 
 def parser(commands: Sequence[str] = _COMMANDS) -> argparse.ArgumentParser:
