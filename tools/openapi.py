@@ -39,7 +39,7 @@ CODES = {
     "INVALID_ARGUMENT": (400, "the request is malformed or breaks a rule."),
     "FAILED_PRECONDITION": (400, "the state of a resource does not allow it."),
     "UNAUTHENTICATED": (401, "there is no token, or it is not accepted."),
-    "PERMISSION_DENIED": (403, "the caller may not do this."),
+    "PERMISSION_DENIED": (403, "the caller, or the page in a browser that calls, may not do this."),
     "NOT_FOUND": (404, "there is no such resource."),
     "ALREADY_EXISTS": (409, "there is such a resource already."),
     "RESOURCE_EXHAUSTED": (429, "a quota is used up, or the server has too much to do."),
@@ -52,12 +52,19 @@ CODES = {
 
 _EVERYWHERE = (
     "INVALID_ARGUMENT",
+    "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
     "INTERNAL",
     "UNAVAILABLE",
     "DEADLINE_EXCEEDED",
 )
-_WITH_TOKEN = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+_FROM_GATEWAY = {
+    408: "DEADLINE_EXCEEDED: the request did not arrive in time.",
+    413: "RESOURCE_EXHAUSTED: the body of the request is too large.",
+    431: "RESOURCE_EXHAUSTED: the headers of the request are too large.",
+    502: "UNAVAILABLE: the gateway cannot reach the server.",
+}
+"""What Envoy answers by itself, besides 400, 503 and 504."""
 _CODE_LINE = re.compile(r"^([A-Z_]+): (.*)$", re.MULTILINE)
 _VERBS = ("get", "put", "post", "delete", "patch")
 
@@ -150,6 +157,10 @@ class _Document:
                 "responses": {
                     code: self._refusal(f"{code}: {meaning}")
                     for code, (_, meaning) in CODES.items()
+                }
+                | {
+                    f"gateway.{status}": self._refusal(description)
+                    for status, description in _FROM_GATEWAY.items()
                 },
                 "schemas": dict(sorted(schemas.items())),
             },
@@ -183,7 +194,10 @@ class _Document:
                 schema = self._body(method.input_type[1:], frozenset(binding.in_path))
                 content = {"application/json": {"schema": schema}}
                 operation["requestBody"] = {"required": True, "content": content}
-            operation["responses"] = self._responses(service.package, method, comment, public)
+            responses = self._responses(service.package, method, comment, public)
+            if "200" in responses and self._operation_option(method).metadata:
+                responses["200"]["links"] = self._links(service, method, binding)
+            operation["responses"] = responses
             template = re.sub(
                 r"\{(\w+)\}", lambda found: f"{{{_camel(found[1])}}}", binding.template
             )
@@ -240,7 +254,7 @@ class _Document:
 
     def _responses(self, package: str, method: Any, comment: str, public: bool) -> Schema:
         named = dict(_CODE_LINE.findall(comment))
-        codes = {*_EVERYWHERE, *(() if public else _WITH_TOKEN), *named}
+        codes = {*_EVERYWHERE, *(() if public else ("UNAUTHENTICATED",)), *named}
         responses: Schema = {}
         if "UNIMPLEMENTED" in comment:
             codes.add("UNIMPLEMENTED")
@@ -256,7 +270,9 @@ class _Document:
             else:
                 lines = [f"{code}: {named.get(code, CODES[code][1])}" for code in alike]
                 responses[str(status)] = self._refusal("\n\n".join(lines))
-        return responses
+        for status in _FROM_GATEWAY:
+            responses[str(status)] = {"$ref": f"#/components/responses/gateway.{status}"}
+        return dict(sorted(responses.items()))
 
     def _answer(self, package: str, method: Any) -> Schema:
         """The schema of what a method answers; of an operation, with the types that it holds."""
@@ -269,6 +285,26 @@ class _Document:
             for name in ("metadata", "response")
         }
         return {"type": "object", "allOf": [answer], "properties": holds}
+
+    def _links(self, service: Declared, method: Any, binding: _Binding) -> Schema:
+        """What can be asked of the operation that a method answers, and of what it makes."""
+        links = {
+            f"OperationService_{name}": {"operationId": "$response.body#/id"}
+            for name in ("Get", "Cancel")
+        }
+        metadata = self._resolved(service.package, self._operation_option(method).metadata)
+        made = self._protos.messages[metadata].proto.field
+        if not binding.in_path and len(made) == 1:
+            for other in service.proto.method:
+                rule = self._protos.option(other.options, "google.api.http")
+                in_path = _Binding.of(rule).in_path if rule.WhichOneof("pattern") else []
+                if len(in_path) == 1:
+                    found = f"$response.body#/metadata/{made[0].json_name}"
+                    links[f"{service.proto.name}_{other.name}"] = {_camel(in_path[0]): found}
+        return {
+            name: {"operationId": name, "parameters": parameters}
+            for name, parameters in links.items()
+        }
 
     def _operation_option(self, method: Any) -> Any:
         return self._protos.option(method.options, "yandex.cloud.api.operation")

@@ -91,6 +91,18 @@ def test_what_a_header_says_is_heard_and_answered(front: Gateway) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("!odd: name", "trace-bin: no base64", "grpc-timeout: soon", "grpc-encoding: none such"),
+        *("grpc-previous-rpc-attempts: many", "grpc-status: 13"),
+    ],
+)
+def test_headers_that_are_nothing_in_rest_do_no_harm(front: Gateway, header: str) -> None:
+    name, _, value = header.partition(": ")
+    assert front.call("GET", "/endpoints/compute", **{name: value}).status == 200
+
+
 @pytest.mark.parametrize("parameters", ["folderId=q&pageSize=1", "folder_id=q&page_size=1"])
 def test_query_parameters_go_by_either_name(front: Gateway, parameters: str) -> None:
     assert front.call("GET", f"/compute/v1/images?{parameters}").body == {

@@ -32,6 +32,7 @@ _CONNECTION_WINDOW_BYTES = 1024 * 1024
 _CLUSTER = "darkroom"
 _BUFFER = "envoy.filters.http.buffer"
 _TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+_HEADERS = "envoy.filters.http.header_mutation"
 _PREFIX = "type.googleapis.com/envoy.extensions."
 
 _REQUEST_HEADERS = (
@@ -184,6 +185,11 @@ def _connection_manager(gateway: Gateway) -> Document:
         http_filters=[
             _extension("envoy.filters.http.cors", "filters.http.cors.v3.Cors"),
             _extension("envoy.filters.http.grpc_web", "filters.http.grpc_web.v3.GrpcWeb"),
+            _extension(
+                _HEADERS,
+                "filters.http.header_mutation.v3.HeaderMutation",
+                mutations={"request_mutations": [_not_for_grpc()]},
+            ),
             # A JSON body is read whole before the server hears of the call, gRPC is passed on.
             _extension(
                 _BUFFER,
@@ -217,6 +223,16 @@ def _first_of_all() -> Document:
             {"remove": "x-envoy-original-path"},
         ],
     )
+
+
+def _not_for_grpc() -> Document:
+    """Headers that mean nothing in REST, or another thing than in gRPC, are not passed on.
+
+    The server would refuse the call as if it had a fault itself: for a name that gRPC does not
+    know (`!a`), a `-bin` header that is not in base64, a `grpc-timeout` that is no time.
+    """
+    names = r"grpc-.*|.*-bin|.*[^-_.:a-z0-9].*"
+    return {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": names}}}}
 
 
 def _transcoding(gateway: Gateway) -> Document:
@@ -267,7 +283,7 @@ def _routes(gateway: Gateway) -> Document:
             # How long a call may take is here a matter between the client and the server.
             "match": {"prefix": "/", "headers": [grpc]},
             "route": to_server | {"timeout": "0s", "idle_timeout": "0s"},
-            "typed_per_filter_config": _without(_BUFFER),
+            "typed_per_filter_config": _without(_BUFFER, _HEADERS),
         },
         {
             "match": {"prefix": "/"},
@@ -314,9 +330,9 @@ def _file(path: str, file: Path, content_type: str) -> Document:
     }
 
 
-def _without(filter_name: str) -> Document:
+def _without(*filter_names: str) -> Document:
     kind = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
-    return {filter_name: {"@type": kind, "disabled": True}}
+    return {name: {"@type": kind, "disabled": True} for name in filter_names}
 
 
 def _access_log() -> Document:
