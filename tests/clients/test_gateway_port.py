@@ -111,6 +111,15 @@ def test_query_parameters_go_by_either_name(front: Gateway, parameters: str) -> 
     }
 
 
+def test_json_is_read_in_every_form_that_its_mapping_knows(front: Gateway) -> None:
+    request = {"folder_id": "q", "zone_id": "ru-central1-a", "size": 8 << 20, "name": None}
+    features = {"legacyFeatures": {"pciTopology": 2}}
+    reply = front.call("POST", "/compute/v1/disks", request | {"hardwareGeneration": features})
+    disk = reply.body["response"]
+    assert (disk["size"], disk["name"]) == (str(8 << 20), "")
+    assert disk["hardwareGeneration"] == {"legacyFeatures": {"pciTopology": "PCI_TOPOLOGY_V2"}}
+
+
 def test_unknown_fields_of_a_body_are_ignored(front: Gateway) -> None:
     request = {
         "folderId": "extra",
