@@ -369,7 +369,7 @@ def _qcow2_bomb_in_one_table(_: Path, path: Path) -> None:
     _bomb(path, 256 * MIB)  # one L2 table covers 512 MiB: no L1 entry is used twice
 
 
-@_refused("IMAGE_CORRUPT", BY_CONVERSION)
+@_refused("IMAGE_TRUNCATED", BY_CONVERSION)
 def _qcow2_cut_in_half(folder: Path, path: Path) -> None:
     _plain_qcow2(folder, path)
     os.truncate(path, path.stat().st_size // 2)

@@ -75,3 +75,12 @@ def hybrid_iso(path: Path) -> Path:
         file.seek(0x8800)
         file.write(b"\xffCD001\1")
     return path
+
+
+def same(first: Path, first_format: str, second: Path) -> bool:
+    """Whether a qcow2 holds the same disk as another image."""
+    ended = subprocess.run(
+        ["qemu-img", "compare", "-f", first_format, "-F", "qcow2", first, second],
+        capture_output=True,
+    )
+    return ended.returncode == 0

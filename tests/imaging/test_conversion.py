@@ -39,14 +39,6 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "out" / "image.qcow2"
 
 
-def same(first: Path, first_format: str, second: Path) -> bool:
-    ended = subprocess.run(
-        ["qemu-img", "compare", "-f", first_format, "-F", "qcow2", first, second],
-        capture_output=True,
-    )
-    return ended.returncode == 0
-
-
 def check_stored(target: Path) -> None:
     found = inspect(target)
     assert found.format == "qcow2" and not found.dirty
@@ -61,7 +53,7 @@ def test_keeps_the_disk(
     source = ACCEPTED[kind][1](raw, tmp_path / "source")
     watch = ManualWatch()
     converted = Converter(sandbox, LIMITS).convert(source, inspect(source), target, watch)
-    assert same(raw, "raw", target)
+    assert images.same(raw, "raw", target)
     check_stored(target)
     data = target.read_bytes()
     assert converted.virtual_size_bytes == 6 * MIB
@@ -77,7 +69,7 @@ def test_keeps_disks_without_a_format(
 ) -> None:
     source = WITHOUT_A_FORMAT[kind](tmp_path / "source")
     Converter(sandbox, LIMITS).convert(source, inspect(source), target, ManualWatch())
-    assert same(source, "raw", target)
+    assert images.same(source, "raw", target)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +98,7 @@ def test_keeps_odd_images(
                 file.write(b"\1")
     inspection = inspect(source)
     Converter(sandbox, LIMITS).convert(source, inspection, target, ManualWatch())
-    assert same(source, image_format, target)
+    assert images.same(source, image_format, target)
     assert inspect(target).virtual_size_bytes == inspection.virtual_size_bytes
 
 
@@ -116,7 +108,7 @@ def test_compresses(raw: Path, sandbox: Sandbox, tmp_path: Path, target: Path) -
     converted = Converter(sandbox, LIMITS, "zstd").convert(
         source, inspect(source), target, ManualWatch()
     )
-    assert same(source, "raw", target)
+    assert images.same(source, "raw", target)
     assert converted.stored_size_bytes < 2 * MIB
     assert '"compression-type": "zstd"' in images.qemu_img("info", "--output=json", target)
 
@@ -127,7 +119,7 @@ def test_landlock_alone_is_enough(raw: Path, tmp_path: Path, target: Path) -> No
         pytest.skip("no Landlock on this machine")
     source = images.converted(raw, tmp_path / "source", "qcow2")
     Converter(sandbox, LIMITS).convert(source, inspect(source), target, ManualWatch())
-    assert same(raw, "raw", target)
+    assert images.same(raw, "raw", target)
     assert target.stat().st_uid == os.geteuid()
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Literal
 
 from darkroom.domain import errors
 from darkroom.domain.work import Watch
+from darkroom.imaging import qcow2
 from darkroom.imaging.inspection import Inspection, InspectionLimits, inspect
+from darkroom.imaging.layout import Layout
 from darkroom.imaging.room import storage_failure
 from darkroom.imaging.sandbox import BuildCommand, Outcome, ProcessLimits, Sandbox
 
@@ -55,6 +58,13 @@ class Converted:
     stored_size_bytes: int
     sha256: str
     """Hex digest of the stored file."""
+
+
+_BEYOND_THE_END = ("exceeding the end of the file", "points after EOF")
+"""What `qemu-img check` says of tables that are whole and data that is not there."""
+
+
+_TOO_MUCH = "its tables describe far more than the file can hold"
 
 
 class Converter:
@@ -144,15 +154,17 @@ class Converter:
         return outcome
 
     def _check(self, source: Path, inspection: Inspection, watch: Watch) -> None:
-        """Have qemu-img follow all tables, which finds overlaps, bombs and missing ends."""
-        if inspection.format == "raw" or inspection.dirty:
-            # Raw has no tables. A file that was not closed cleanly has old reference counts,
-            # which would look like damage; its data is fine, and the limits still hold.
-            return
+        """Have qemu-img follow all tables, which finds overlaps and bombs."""
         size_bytes = source.stat().st_size
         cpu_seconds = self._limits.check_seconds + max(
             size_bytes // _GIB, inspection.virtual_size_bytes // (16 * _GIB)
         )
+        if inspection.format == "qcow2":
+            _require_data(source, size_bytes, cpu_seconds, watch)
+        if inspection.format == "raw" or inspection.dirty:
+            # Raw has no tables. A file that was not closed cleanly has old reference counts,
+            # which would look like damage; its data is fine, and the limits still hold.
+            return
         outcome = self._run(
             lambda given, _: [
                 *(QEMU_IMG, "check", "--output=json"),
@@ -166,7 +178,9 @@ class Converter:
         )
         report = _json(outcome.output)
         if _out_of_time(outcome):
-            raise errors.image_corrupt("its tables describe far more than the file can hold")
+            raise errors.image_corrupt(_TOO_MUCH)
+        if any(sign in outcome.complaints for sign in _BEYOND_THE_END):
+            raise errors.image_truncated("its tables point beyond its end")
         if outcome.exit_code not in (0, 3):  # 3: leaked clusters, which waste space only
             raise errors.image_corrupt("its tables contradict each other or point outside the file")
         end = report.get("image-end-offset")
@@ -229,6 +243,18 @@ class Converter:
             os.chown(target, 0, 0)
         digest = _flush_and_hash(target, watch)
         return Converted(made.virtual_size_bytes, size_bytes, digest)
+
+
+def _require_data(source: Path, size_bytes: int, cpu_seconds: int, watch: Watch) -> None:
+    started = time.thread_time()
+
+    def check() -> None:
+        watch.check()
+        if time.thread_time() - started > cpu_seconds:
+            raise errors.image_corrupt(_TOO_MUCH)
+
+    with source.open("rb", buffering=0) as file:
+        qcow2.require_data(Layout(file.fileno(), size_bytes), check)
 
 
 def _out_of_time(outcome: Outcome) -> bool:

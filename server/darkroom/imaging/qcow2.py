@@ -1,7 +1,9 @@
 """The header of a qcow2 file (QEMU, docs/interop/qcow2.txt), every field distrusted."""
 
 import struct
+import zlib
 from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from darkroom.domain import errors
@@ -16,6 +18,9 @@ _MAX_REFCOUNT_ORDER = 6
 _WALKED_L1_ENTRIES = 64 * 1024
 """L1 tables up to this length are looked through: 32 TiB at the usual cluster size."""
 _OFFSET_MASK = 0x00FFFFFFFFFFFE00
+_COMPRESSED = 1 << 62
+_READS_AS_ZEROS = 1
+_SECTOR_BITS = 9
 
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION_TYPE = 1, 2, 4, 8
 _BITMAPS = 1  # among the autoclear bits
@@ -158,3 +163,71 @@ def _examine_l1(layout: Layout, cluster_bytes: int, l1_entries: int, l1_offset: 
     if any(offset % cluster_bytes for offset in offsets):
         raise errors.image_corrupt("an L2 table is not where a table can be")
     layout.require(max(offsets, default=0), cluster_bytes if offsets else 0, "an L2 table")
+
+
+def require_data(layout: Layout, check: Callable[[], None]) -> None:
+    """Raise `Failure` IMAGE_TRUNCATED unless the file holds every cluster that its tables name.
+
+    For a file that `examine` let pass. qemu reads what lies beyond the end of a file as zeros, and
+    of compressed data that makes other data without any error. `check` is called once a table.
+    """
+    header = layout.read(0, _HEADER.size, "its header")
+    fields = _HEADER.unpack(header)
+    cluster_bits, l1_entries, l1_offset = fields[4], fields[7], fields[8]
+    address_bits = 62 - (cluster_bits - 8)
+    address_mask, count_mask = (1 << address_bits) - 1, (1 << 62) - 1
+    last_plain = 0
+    last_sector, last_compressed = -1, 0
+    for table in _l2_tables(layout, 1 << cluster_bits, l1_entries, l1_offset):
+        check()
+        for entry in filter(None, table):
+            if entry & _COMPRESSED:
+                address = entry & address_mask
+                sector = (address >> _SECTOR_BITS) + ((entry & count_mask) >> address_bits)
+                if (sector, address) > (last_sector, last_compressed):
+                    last_sector, last_compressed = sector, address
+            elif not entry & _READS_AS_ZEROS:
+                last_plain = max(last_plain, entry & _OFFSET_MASK)
+    if last_plain:
+        layout.require(last_plain, 1 << cluster_bits, "its data")
+    if last_sector >= 0:
+        _require_compressed(layout, header, last_compressed, last_sector, 1 << cluster_bits)
+
+
+def _l2_tables(
+    layout: Layout, cluster_bytes: int, l1_entries: int, l1_offset: int
+) -> Iterator["array[int]"]:
+    directory = array("Q", layout.read(l1_offset, l1_entries * 8, "its L1 table"))
+    directory.byteswap()
+    unread_bytes = layout.size_bytes
+    for entry in directory:
+        if offset := entry & _OFFSET_MASK:
+            unread_bytes -= cluster_bytes
+            if unread_bytes < 0:
+                raise errors.image_corrupt("the same L2 table is used more than once")
+            table = array("Q", layout.read(offset, cluster_bytes, "an L2 table"))
+            table.byteswap()
+            yield table
+
+
+def _require_compressed(
+    layout: Layout, header: bytes, address: int, last_sector: int, cluster_bytes: int
+) -> None:
+    """The compressed cluster that ends last: its length is only known in whole sectors."""
+    if layout.size_bytes >= (last_sector + 1) << _SECTOR_BITS:
+        return
+    version = struct.unpack_from(">I", header, 4)[0]
+    features = struct.unpack(">Q", layout.read(72, 8, "its header"))[0] if version > 2 else 0
+    complete = False
+    # Who writes zstd fills the last sector. Deflate says where it ends.
+    if not features & _COMPRESSION_TYPE and address < layout.size_bytes:
+        stream = zlib.decompressobj(-12)
+        try:
+            data = stream.decompress(
+                layout.read(address, layout.size_bytes - address, "its data"), cluster_bytes + 1
+            )
+            complete = stream.eof and len(data) == cluster_bytes
+        except zlib.error:
+            complete = False
+    if not complete:
+        raise errors.image_truncated("its last compressed cluster is not complete")
