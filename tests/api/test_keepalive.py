@@ -58,7 +58,8 @@ def test_pings_without_calls_are_welcome_for_as_long_as_they_come(
 
 def test_the_interval_leaves_room_below_that_of_the_clients() -> None:
     options = dict(server_module._OPTIONS)
-    assert 5_000 <= options[INTERVAL] <= 20_000
+    # gRPC for Go never pings more often than every 10 s.
+    assert 1_000 <= options[INTERVAL] <= 8_000
     assert options["grpc.keepalive_permit_without_calls"] == 1
 
 

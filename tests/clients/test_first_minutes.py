@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.cli.seaweedfs import SOCKETS, sweep_sockets
 from installation import alive, descendants, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,11 +184,24 @@ def test_other_commands_find_the_running_stack(running: Running) -> None:
     assert re.search("^ok +REST gateway ", examined.stdout, re.MULTILINE), examined.stdout
 
 
+def storage_sockets(pids: list[int]) -> list[Path]:
+    """What the object storage among the processes keeps outside of its folder."""
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
+    (storage,) = [each for each in commands if "\0mini\0" in each]
+    ports = re.findall(r"\.port\.grpc=(\d+)", storage)
+    return [path for port in ports for path in SOCKETS.glob(f"seaweedfs-*-grpc-{port}.sock")]
+
+
 def test_nothing_survives_a_kill_of_the_stack(running: Running) -> None:
     pids = running.processes()
+    sockets = storage_sockets(pids)
+    assert sockets
     os.kill(running.dev_pid, signal.SIGKILL)
     running.make.wait(10)
     nothing_left(running, pids)
+    # The next stack on this machine begins with it.
+    sweep_sockets(SOCKETS)
+    assert not [path for path in sockets if path.exists()]
 
 
 def test_second_stack_and_taken_port_are_refused_with_advice(

@@ -5,7 +5,6 @@ The sequences are data, in `replays/`; a step there is a call that the client ma
 
 import base64
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,20 +30,12 @@ RESOURCES = "resources and data sources of images, disks, snapshots and bindings
 
 
 @pytest.fixture(scope="module")
-def source(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
-    folder = tmp_path_factory.mktemp("objects")
-    os.link(disk, folder / disk.name)
-    with ObjectServer(folder).running() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def served(
-    source: ObjectServer, tmp_path_factory: pytest.TempPathFactory
+    objects: ObjectServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
     settings = {"DARKROOM_TLS_LISTEN": "127.0.0.1:0", "DARKROOM_CATALOG": str(CATALOG)}
     folder = tmp_path_factory.mktemp("replays")
-    with installation(folder, source.origin, **settings) as running:
+    with installation(folder, objects.origin, **settings) as running:
         yield running
 
 
@@ -91,6 +82,7 @@ SEQUENCES = [
         RESOURCES,
         terraform_sequences.IMAGE,
         terraform_sequences.IMAGE_OF_FAMILY,
+        terraform_sequences.IMAGE_OF_ENCRYPTED_DISK,
         terraform_sequences.IMAGE_DATA,
         terraform_sequences.DISK,
         terraform_sequences.DISK_OF_IMAGE,
@@ -103,7 +95,7 @@ SEQUENCES = [
 def play(
     sequence: Sequence,
     served: Installation,
-    source: ObjectServer,
+    objects: ObjectServer,
     disk: Path,
     **known: str,
 ) -> dict[str, str]:
@@ -113,8 +105,8 @@ def play(
     variables = {
         "folder": new_id("b1g"),
         "other_folder": new_id("b1g"),
-        "url": source.url(disk.name),
-        "missing_url": source.url("missing.qcow2"),
+        "url": objects.url(disk.name),
+        "missing_url": objects.url("missing.qcow2"),
         "jwt": jwt(),
         **known,
     }
@@ -124,20 +116,20 @@ def play(
 
 @pytest.mark.parametrize("sequence", SEQUENCES)
 def test_client_finds_every_reply_as_it_needs_it(
-    sequence: Sequence, served: Installation, source: ObjectServer, disk: Path
+    sequence: Sequence, served: Installation, objects: ObjectServer, disk: Path
 ) -> None:
-    play(sequence, served, source, disk)
+    play(sequence, served, objects, disk)
 
 
 @pytest.mark.client(
     "terraform-provider-yandex", VERSIONS["terraform-provider-yandex"], RESOURCES, "replayed"
 )
 def test_terraform_waits_for_the_operation_that_is_in_its_way(
-    served: Installation, source: ObjectServer, disk: Path
+    served: Installation, objects: ObjectServer, disk: Path
 ) -> None:
     served.arm("import.fetch")
-    kept = play(terraform_sequences.BUSY_IMAGE, served, source, disk)
+    kept = play(terraform_sequences.BUSY_IMAGE, served, objects, disk)
     assert kept["in_the_way"] == kept["begun"]
     served.wait_hit("import.fetch")
     served.let_go("import.fetch")
-    play(terraform_sequences.IMAGE_NO_LONGER_BUSY, served, source, disk, **kept)
+    play(terraform_sequences.IMAGE_NO_LONGER_BUSY, served, objects, disk, **kept)

@@ -34,6 +34,9 @@ from darkroom.storage.port import MetadataStore
 
 log = logging.getLogger(__name__)
 
+MIN_PING_MS = 5_000
+"""Pings closer together than this are counted against a client. gRPC for Go pings every 10 s at
+most, the cloud's Go SDK every 30 s; networks bring some of them closer together."""
 _HEALTH_THREADS = 4
 _REFLECTION_THREADS = 128
 """A reflection stream holds a thread for as long as it is open."""
@@ -48,7 +51,7 @@ _OPTIONS = (
     # Clients of the cloud ping every 30 s, calls or not; the default takes that for an attack.
     ("grpc.keepalive_permit_without_calls", 1),
     # The constant for this in gRPC's C library has a RECV in its name, the option itself has not.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
     # Without it two servers could be started on one port, each getting some of the calls.
     ("grpc.so_reuseport", 0),
 )

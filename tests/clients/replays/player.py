@@ -192,6 +192,7 @@ class _Session:
         request_id = reply.headers["x-request-id"]
         assert request_id and request_id == (asked_id or request_id)
         assert re.fullmatch(TRACE_ID, reply.headers["x-server-trace-id"])
+        assert reply.headers["x-server-request-id"]
         if step.fails:
             said = re.search(step.says, reply.text)
             assert said, reply.text

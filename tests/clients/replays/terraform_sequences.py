@@ -14,6 +14,7 @@ from clients.replays.callers import (
 from clients.replays.steps import Await, Begin, Call, Idle, Part, Sequence, Step
 
 GIB = 1 << 30
+_ZONE = "ru-central1-a"
 
 
 def _run(*steps: Step) -> tuple[Part, ...]:
@@ -152,6 +153,35 @@ IMAGE_OF_FAMILY = Sequence(
     ),
 )
 
+IMAGE_OF_ENCRYPTED_DISK = Sequence(
+    "yandex_compute_image of an encrypted disk, whose key it shows",
+    _run(
+        Begin(
+            "compute.v1.DiskService/Create",
+            {
+                "folder_id": "$folder",
+                "type_id": "network-hdd",
+                "zone_id": _ZONE,
+                "size": 8 * GIB,
+                "block_size": 4096,
+                "kms_key_id": "abjkey00000000000000",
+            },
+            metadata="compute.v1.CreateDiskMetadata",
+            response="compute.v1.Disk",
+            keeps={"disk": "metadata.disk_id"},
+        ),
+        Begin(
+            "compute.v1.ImageService/Create",
+            {**_IMAGE_FIELDS, "disk_id": "$disk"},
+            metadata="compute.v1.CreateImageMetadata",
+            response="compute.v1.Image",
+            keeps={"id": "metadata.image_id"},
+        ),
+        _read("Image", status="READY", kms_key__key_id="abjkey00000000000000"),
+        *_destroyed("Image"),
+    ),
+)
+
 IMAGE_DATA = Sequence(
     "data.yandex_compute_image by family, by name and by id",
     _run(
@@ -203,8 +233,6 @@ IMAGE_NO_LONGER_BUSY = Sequence(
 )
 
 # --- disks and snapshots --------------------------------------------------------------------------
-
-_ZONE = "ru-central1-a"
 
 DISK = Sequence(
     "yandex_compute_disk: create, read, update, move to another folder, delete",
