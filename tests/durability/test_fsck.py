@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import pytest
 
+from content_storage import BUCKET, Storage
 from darkroom import wiring
 from darkroom.cli.main import main
 from darkroom.config import Settings
@@ -46,19 +47,19 @@ UNUSED = "unused.1"
 class House:
     """An installation at rest with something of everything in it."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, **settings: Any) -> None:
         self.data = data
-        self.settings = Settings(data_dir=data, lease_seconds=1.0)
+        self.settings = Settings(data_dir=data, lease_seconds=1.0, **settings)
         self.deployment = wiring.open_deployment(self.settings)
         self.store = self.deployment.store
         self.store.migrate()
         self.scratch = self.settings.scratch_path
         self.scratch.mkdir()
-        self.file = self._put(STORED)
+        self._put(STORED)
         image = Image(
             *("fd8image", "folder", 1, Status.READY, "image"),
             size_bytes=MIB,
-            storage_size_bytes=self.file.stat().st_size,
+            storage_size_bytes=self.deployment.contents.size_bytes(STORED),
             content_id=STORED,
         )
         self.store.write(lambda tx: tx.insert_resource(image))
@@ -78,7 +79,12 @@ class House:
                 self.waiting_id, self.waits_id = operation.id, operation.resource_id
         desk.begin(CreateSnapshot("folder", self.disk_id), Caller("somebody"))
 
-    def _put(self, content_id: str) -> Path:
+    @property
+    def file(self) -> Path:
+        """The content that the image, the disk and the snapshot share, of a local installation."""
+        return self.settings.contents_path / f"{STORED}.qcow2"
+
+    def _put(self, content_id: str) -> None:
         path = self.scratch / "made"
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M"], check=True)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -86,7 +92,6 @@ class House:
         self.deployment.contents.put(content_id, path, digest, ManualWatch())
         content = Content(content_id, MIB, size_bytes, digest, "", 1)
         self.store.write(lambda tx: tx.insert_content(content))
-        return self.settings.contents_path / f"{content_id}.qcow2"
 
     def put_unused(self) -> None:
         self._put(UNUSED)
@@ -409,6 +414,34 @@ def test_findings_are_told_in_words(house: House, capsys: pytest.CaptureFixture[
         f"content-missing: {STORED} has a row but no file",
         "1 contents looked at: 2 wrong, 0 mended",
     ]
+
+
+def test_contents_in_object_storage_are_examined_too(
+    storage: Storage,
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in storage.environment().items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://{BUCKET}/{prefix}"
+    house, client = House(tmp_path / "data", content_url=url), storage.client()
+    fsck = Fsck(capsys, house.data)
+    assert fsck("--tables", "--content-url", url)[0] == 0
+    left = {"Bucket": BUCKET, "Key": f"{prefix}/crashed.1.qcow2"}
+    client.create_multipart_upload(**left)
+    assert fsck.checks("--content-url", url) == {"content-orphaned"}
+    assert fsck("--mend", "--content-url", url)[0] == 0
+    assert storage.uploads(prefix) == []
+    stored = {"Bucket": BUCKET, "Key": f"{prefix}/{STORED}.qcow2"}
+    size_bytes = house.deployment.contents.size_bytes(STORED)
+    client.put_object(**stored, Body=b"x" * size_bytes)
+    assert fsck.checks("--content-url", url) == set()
+    assert fsck.checks("--checksums", "--content-url", url) == {"content-damaged"}
+    client.delete_object(**stored)
+    assert fsck.checks("--content-url", url) == {"content-missing"}
+    house.close()
 
 
 # --- while everything happens ---------------------------------------------------------------------
