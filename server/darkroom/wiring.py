@@ -21,6 +21,7 @@ from darkroom.operations.image_create import ImageCreateEnding, ImageImport
 from darkroom.storage.port import MetadataStore
 from darkroom.storage.sealing import Keyring
 from darkroom.storage.sqlite import SqliteStore
+from darkroom.upkeep.manifest import Places
 from darkroom.worker.attempt import LeaseSettings
 from darkroom.worker.collector import Collector
 from darkroom.worker.worker import Worker
@@ -90,6 +91,36 @@ def _postgres_store(settings: Settings) -> MetadataStore:
         raise SettingError(f"database_url: {error}") from None
 
 
+def snapshot(settings: Settings, target: Path) -> None:
+    """Copy the SQLite database as of one moment. Raises `OSError`."""
+    store = SqliteStore(settings.sqlite_path)
+    try:
+        store.snapshot(target)
+    finally:
+        store.close()
+
+
+def places(settings: Settings) -> Places:
+    """Where the embedded defaults keep everything. Raises `SettingError` for other stores."""
+    if settings.on_postgres or settings.content_bucket is not None:
+        raise SettingError(
+            "backup and restore are for SQLite and contents in a folder; docs/operations.md tells "
+            "what to do with PostgreSQL and S3"
+        )
+    return Places(
+        data=settings.data_dir,
+        metadata=settings.sqlite_path,
+        contents=settings.contents_path,
+        secret_key=settings.secret_key_path,
+        certificates=settings.certificate_folder,
+    )
+
+
+def restore_mark(settings: Settings) -> Path:
+    """Stands in the data folder from the first step of a restore to its last."""
+    return settings.data_dir / "restore.incomplete"
+
+
 def open_contents(settings: Settings) -> ContentStore:
     """The content store. Raises `OSError` or `ValueError` saying what is wrong."""
     if settings.content_bucket is None:
@@ -108,6 +139,10 @@ def open_contents(settings: Settings) -> ContentStore:
 
 def open_deployment(settings: Settings) -> Deployment:
     """Open everything under the settings. Raises `OSError` or `ValueError` saying what is wrong."""
+    if restore_mark(settings).exists():
+        raise OSError(
+            f"a restore to {settings.data_dir} did not come to its end: empty it and restore again"
+        )
     _private_folder(settings.data_dir)
     contents = open_contents(settings)
     try:
