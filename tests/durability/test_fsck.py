@@ -303,7 +303,7 @@ def test_contents_in_object_storage_are_examined_too(
     for name, value in storage.environment().items():
         monkeypatch.setenv(name, value)
     url = f"s3://{BUCKET}/{prefix}"
-    house, client = House(tmp_path / "data", content_url=url), storage.client()
+    house, client = House(tmp_path / "data", content_url=url), storage.client
     fsck = Fsck(capsys, house.data)
     assert fsck("--tables", "--content-url", url)[0] == 0
     left = {"Bucket": BUCKET, "Key": f"{prefix}/crashed.1.qcow2"}
