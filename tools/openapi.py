@@ -113,6 +113,7 @@ class _Document:
         self._schemas = Schemas(protos)
         self._paths: dict[str, Schema] = {}
         self._bodies: dict[str, Schema] = {}
+        self._refusals: dict[str, Schema] = {}
 
     def made(self) -> Schema:
         """The whole document."""
@@ -132,7 +133,12 @@ class _Document:
         schemas[STATUS] = self._status(schemas[STATUS])
         return {
             "openapi": "3.1.1",
-            "info": {"title": "Darkroom", "version": "v1", "description": _DESCRIPTION},
+            "info": {
+                "title": "Darkroom",
+                "version": "v1",
+                "description": _DESCRIPTION,
+                "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
+            },
             "servers": [{"url": "/"}],
             "security": [{"token": []}],
             "tags": tags,
@@ -154,14 +160,7 @@ class _Document:
                         "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,62}[!-~])?$"},
                     }
                 },
-                "responses": {
-                    code: self._refusal(f"{code}: {meaning}")
-                    for code, (_, meaning) in CODES.items()
-                }
-                | {
-                    f"gateway.{status}": self._refusal(description)
-                    for status, description in _FROM_GATEWAY.items()
-                },
+                "responses": dict(sorted(self._refusals.items())),
                 "schemas": dict(sorted(schemas.items())),
             },
         }
@@ -266,12 +265,12 @@ class _Document:
         for status in sorted({CODES[code][0] for code in codes}):
             alike = [code for code in CODES if code in codes and CODES[code][0] == status]
             if len(alike) == 1 and alike[0] not in named:
-                responses[str(status)] = {"$ref": f"#/components/responses/{alike[0]}"}
+                responses[str(status)] = self._shared(alike[0], f"{alike[0]}: {CODES[alike[0]][1]}")
             else:
                 lines = [f"{code}: {named.get(code, CODES[code][1])}" for code in alike]
                 responses[str(status)] = self._refusal("\n\n".join(lines))
-        for status in _FROM_GATEWAY:
-            responses[str(status)] = {"$ref": f"#/components/responses/gateway.{status}"}
+        for status, description in _FROM_GATEWAY.items():
+            responses[str(status)] = self._shared(f"gateway.{status}", description)
         return dict(sorted(responses.items()))
 
     def _answer(self, package: str, method: Any) -> Schema:
@@ -317,6 +316,11 @@ class _Document:
             if candidate in self._protos.messages:
                 return candidate
         raise RuleError(f"no message {name} can be seen from {package}")
+
+    def _shared(self, name: str, description: str) -> Schema:
+        """A reference to an answer that many methods have."""
+        self._refusals[name] = self._refusal(description)
+        return {"$ref": f"#/components/responses/{name}"}
 
     def _refusal(self, description: str) -> Schema:
         content = {"application/json": {"schema": self._schemas.reference(STATUS)}}
