@@ -94,6 +94,19 @@ def offer(operation_id: str) -> Offer:
     return found
 
 
+def served_at(verb: str, path: str) -> Offer | None:
+    """The operation behind a verb and a path, a query included, if there is one."""
+    bare = path.partition("?")[0]
+    fitting = [
+        each
+        for each in OFFERS
+        if each.verb == verb.lower()
+        and re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(each.path)), bare)
+    ]
+    # `images:latestByFamily` is more than the id of an image.
+    return max(fitting, key=lambda each: len(re.sub(r"\{\w+\}", "", each.path)), default=None)
+
+
 def faults(instance: object, schema: dict[str, Any]) -> list[str]:
     """What is wrong with JSON by a schema of the document, formats included."""
     judge = _judge(json.dumps(schema))

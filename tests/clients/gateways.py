@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from installation import PATIENCE_SECONDS, until
+from published import faults, served_at
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Reply:
 
 class Gateway:
     """A running gateway."""
+
+    keeps_promises = True
+    """Whether every answer must be one that the OpenAPI document has."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self._process = process
@@ -63,7 +67,11 @@ class Gateway:
         sent = body if body is None or isinstance(body, str) else json.dumps(body)
         status, received, content = self.raw(method, path, sent, **headers)
         assert received["content-type"] == "application/json", (received, content)
-        return Reply(status, received, json.loads(content))
+        reply = Reply(status, received, json.loads(content))
+        found = served_at(method, path)
+        if found is not None and self.keeps_promises:
+            assert faults(reply.body, found.answer(status)) == [], reply
+        return reply
 
 
 @contextlib.contextmanager

@@ -329,6 +329,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     server.start()
     try:
         with gateway(tmp_path_factory.mktemp("refusing"), f"127.0.0.1:{port}") as running:
+            running.keeps_promises = False
             yield running
     finally:
         server.stop(None).wait()
