@@ -84,7 +84,7 @@ fuzz: environment ## fuzz the parsers and rules that strangers reach, SECONDS_EA
 .PHONY: bench
 bench: ## measure calls, imports and listings against their lower bounds, in ratios
 	@tools/bootstrap.sh $(BENCH_NEEDS)
-	failed=0; for each in rpc importing derived listing; do \
+	failed=0; for each in rpc importing derived listing contents; do \
 		$(BIN)/python bench/$$each.py || failed=1; done; exit $$failed
 
 .PHONY: clean

@@ -4,13 +4,11 @@ import contextlib
 import functools
 import os
 import re
-import secrets
 import socket
 import socketserver
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import pytest
 from botocore import exceptions
 from botocore.config import Config
 
-from darkroom.cli.seaweedfs import SeaweedFS, free_ports
+from darkroom.cli import seaweedfs
 from darkroom.imaging.s3_calls import CallLimits, Calls
 from installation import until
 
@@ -34,17 +32,16 @@ _LINGER_NOT = b"\1\0\0\0\0\0\0\0"
 class Storage:
     """An object storage that runs."""
 
-    port: int
-    access_key: str
-    secret_key: str
+    running: seaweedfs.Running
+
+    @property
+    def port(self) -> int:
+        return self.running.port
 
     def environment(self, port: int | None = None) -> dict[str, str]:
         """The variables that lead any AWS client to it, or to the proxy at a port."""
         return {
-            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port or self.port}",
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_REGION": "us-east-1",
+            **replace(self.running, port=port or self.port).environment(),
             # Nothing of whoever runs the tests.
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -67,14 +64,9 @@ class Storage:
     @functools.cached_property
     def client(self) -> Any:
         """For looking past the content store."""
-        return botocore.session.Session().create_client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{self.port}",
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            region_name="us-east-1",
-            config=Config(retries={"total_max_attempts": 1}),
-        )
+        with self.in_environment():
+            config = Config(retries={"total_max_attempts": 1})
+            return botocore.session.Session().create_client("s3", config=config)
 
     def keys(self, prefix: str) -> list[str]:
         found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
@@ -89,25 +81,14 @@ class Storage:
 @contextlib.contextmanager
 def object_storage(folder: Path) -> Iterator[Storage]:
     """Run SeaweedFS on loopback, with an empty bucket."""
-    with free_ports() as free, (folder / "storage.log").open("wb") as log:
-        port = next(free)
-        storage = Storage(port, secrets.token_hex(8), secrets.token_hex(20))
-        keys = storage.access_key, storage.secret_key
-        seaweedfs = SeaweedFS(folder / "storage", port, free, *keys)
-        process = subprocess.Popen(
-            seaweedfs.command, cwd=folder / "storage", stdout=log, stderr=log, process_group=0
-        )
-        try:
-            until(lambda: _has_bucket(storage, process), "the object storage")
-            yield storage
-        finally:
-            process.kill()
-            process.wait()
-            seaweedfs.clean()
+    with seaweedfs.running(folder / "storage") as running:
+        storage = Storage(running)
+        until(lambda: _has_bucket(storage), "the object storage")
+        yield storage
 
 
-def _has_bucket(storage: Storage, process: "subprocess.Popen[bytes]") -> bool:
-    assert process.poll() is None
+def _has_bucket(storage: Storage) -> bool:
+    assert storage.running.process.poll() is None
     try:
         storage.client.create_bucket(Bucket=BUCKET)
     except exceptions.ClientError as error:

@@ -5,9 +5,12 @@ import json
 import os
 import random
 import re
+import secrets
 import socket
+import subprocess
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,43 @@ class SeaweedFS:
         """Remove what it leaves outside of its folder."""
         for name, port in self._rpc_ports.items():
             (SOCKETS / f"seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A SeaweedFS that was started; it answers a second later."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    access_key: str
+    secret_key: str
+
+    def environment(self) -> dict[str, str]:
+        """The AWS variables that lead any client to it."""
+        return {
+            "AWS_ENDPOINT_URL_S3": f"http://{LOOPBACK}:{self.port}",
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+        }
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Running]:
+    """One with credentials of its own for tests and benchmarks, killed in the end."""
+    with free_ports() as free, folder.with_suffix(".log").open("wb") as log:
+        keys = secrets.token_hex(8), secrets.token_hex(20)
+        port = next(free)
+        storage = SeaweedFS(folder, port, free, *keys)
+        process = subprocess.Popen(
+            storage.command, cwd=folder, stdout=log, stderr=log, process_group=0
+        )
+        try:
+            yield Running(process, port, *keys)
+        finally:
+            process.kill()
+            process.wait()
+            storage.clean()
 
 
 def sweep_sockets(folder: Path) -> None:
