@@ -196,17 +196,14 @@ class Installation:
 
     def export(self, image_id: str, target: Path) -> None:
         """`darkroom image export`."""
-        result = self.try_export(image_id, target)
+        result = self.command("image", "export", image_id, str(target))
         assert result.returncode == 0, result.stderr
 
-    def try_export(self, image_id: str, target: Path) -> subprocess.CompletedProcess[str]:
-        """`darkroom image export`, however it ends."""
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command on this installation, with its settings, however it ends."""
         return subprocess.run(
-            [
-                *(sys.executable, "-m", "darkroom", "image", "export", image_id, str(target)),
-                *("--data-dir", str(self.data)),
-            ],
-            env={**os.environ, **self._settings},
+            [sys.executable, "-m", "darkroom", *arguments],
+            env={**os.environ, **self._settings, "DARKROOM_DATA_DIR": str(self.data)},
             capture_output=True,
             text=True,
             check=False,

@@ -122,19 +122,20 @@ def restore_mark(settings: Settings) -> Path:
 
 
 def open_contents(settings: Settings) -> ContentStore:
-    """The content store. Raises `OSError` or `ValueError` saying what is wrong."""
+    """The content store, not yet asked anything. Raises `OSError`, `SettingError`."""
     if settings.content_bucket is None:
         return LocalContents(_private_folder(settings.contents_path))
     try:
         # Imported here: an extra, and as much memory as the rest of a worker.
         from darkroom.imaging.s3_calls import Calls
         from darkroom.imaging.s3_contents import S3Contents
-    except ModuleNotFoundError:
-        raise ValueError(
-            "content_url: parts are missing: install them with `pip install darkroom-images[s3]`"
-        ) from None
+    except ImportError:
+        raise SettingError("content_url: S3 needs `pip install darkroom-images[s3]`") from None
     bucket, prefix = settings.content_bucket
-    return S3Contents(Calls(bucket), prefix)
+    try:
+        return S3Contents(Calls(bucket), prefix)
+    except ValueError as error:
+        raise SettingError(f"content_url: {error}") from None
 
 
 def open_deployment(settings: Settings) -> Deployment:

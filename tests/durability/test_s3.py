@@ -71,13 +71,17 @@ def test_an_import_is_kept_in_the_bucket_exported_and_collected(
         assert storage.running.secret_key not in text
         assert storage.running.access_key not in text
 
+    assert darkroom.command("fsck", "--tables").returncode == 0
+
     damaged = bytearray(stored)
     damaged[-1] ^= 1
     storage.client.put_object(Bucket=BUCKET, Key=key, Body=bytes(damaged))
-    refused = darkroom.try_export(image.id, tmp_path / "damaged.qcow2")
+    refused = darkroom.command("image", "export", image.id, str(tmp_path / "damaged.qcow2"))
     assert refused.returncode == 1
     assert "not those that were written" in refused.stderr
     assert not (tmp_path / "damaged.qcow2").exists()
+    found = darkroom.command("fsck", "--checksums")
+    assert found.returncode == 1 and "content-damaged" in found.stdout
 
     darkroom.images.Delete(image_service_pb2.DeleteImageRequest(image_id=image.id))
     assert_clean(darkroom, storage, prefix, 0)
@@ -223,6 +227,17 @@ def test_a_bucket_that_is_not_there_is_named(
     assert refused.stderr == (
         "darkroom: cannot start: content_url: the storage cannot be used: NoSuchBucket\n"
     )
+
+
+def test_an_export_with_settings_that_never_work_says_so(
+    darkroom: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "none-of-that-name")
+    refused = darkroom.command("image", "export", "id", str(tmp_path / "file"))
+    assert refused.returncode == 1  # there is no such image, and no store is asked
+    refused = darkroom.command("fsck")
+    assert refused.returncode == 2
+    assert "none-of-that-name" in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_without_its_packages_the_way_to_them_is_told(

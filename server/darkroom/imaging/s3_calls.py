@@ -87,7 +87,7 @@ class Calls:
         try:
             self._client = botocore.session.Session().create_client("s3", config=self._config())
         except (exceptions.BotoCoreError, ValueError) as error:
-            raise ValueError(f"content_url: AWS settings: {error}") from None
+            raise ValueError(f"AWS settings: {error}") from None
         config = self._client.meta.config
         self.checksums = config.request_checksum_calculation != "when_required"
         """Whether parts carry a CRC32; AWS_REQUEST_CHECKSUM_CALCULATION=when_required says no."""
