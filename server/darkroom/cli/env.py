@@ -107,6 +107,8 @@ def _common(target: _Target, trust_variable: str) -> Iterator[str]:
 
 def _python(target: _Target) -> Iterator[str]:
     yield from _common(target, "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
+    if target.ca is not None:
+        yield "# In this shell Python's gRPC now trusts that authority and no other."
     yield _export("YC_TOKEN", _TOKEN)
     yield '# yandexcloud.SDK(endpoint=os.environ["YC_ENDPOINT"], token=os.environ["YC_TOKEN"])'
 
