@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,26 +72,26 @@ def test_a_write_that_the_system_refuses_may_be_repeated(tmp_path: Path) -> None
     store.close()
 
 
-def test_clearing_forgets_no_table(tmp_path: Path) -> None:
+def test_clearing_forgets_no_table_and_spares_what_migrations_put_there(tmp_path: Path) -> None:
     path = tmp_path / "metadata.sqlite"
     store = SqliteStore(path)
     store.migrate()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-        # What migrations fill belongs to the schema.
-        names = [
-            name
-            for (name,) in connection.execute(tables).fetchall()
-            if not connection.execute(f"SELECT * FROM {name}").fetchall()
-        ]
-        for name in names:
+        names = [name for (name,) in connection.execute(tables)]
+
+        def rows_by_table() -> dict[str, list[Any]]:
+            return {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in names}
+
+        fresh = rows_by_table()
+        unused = [name for name, rows in fresh.items() if not rows]
+        assert len(unused) >= 5
+        for name in unused:
             columns = connection.execute(f"PRAGMA table_info({name})").fetchall()
             values = ", ".join("'0'" for _ in columns)
             connection.execute(f"INSERT INTO {name} VALUES ({values})")
         store.write(lambda tx: tx.clear())
-        left = [name for name in names if connection.execute(f"SELECT * FROM {name}").fetchall()]
-    assert len(names) >= 5
-    assert left == []
+        assert rows_by_table() == fresh
     store.close()
 
 
