@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
-from api.client import GET, Client, Silence, connect, refused, until
+from api.client import GET, Client, Refused, Silence, connect, refused, until
 from api.conftest import LogLines, Starter
-from darkroom.api import arrival
+from darkroom.api import arrival, interceptors
 from darkroom.api.server import Server
 from darkroom.storage.sqlite import SqliteStore
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2
@@ -156,6 +156,66 @@ def test_more_calls_than_may_run_are_refused_with_a_pause(
         brake.go.set()
         for call in running:
             assert refused(call.result).code is grpc.StatusCode.NOT_FOUND
+
+
+def crowd_and(client: Client, crowd: list[bytes], latecomer: bytes, brake: Brake) -> Refused:
+    """How a call is refused that comes when others are stuck, all of which then end."""
+    get = client.channel.unary_unary(GET)
+    stuck = [get.future(request) for request in crowd]
+    until(lambda: brake.held == len(crowd), "the others to be stuck")
+    failed = refused(lambda: get(latecomer, timeout=20))
+    assert not any(call.done() for call in stuck)
+    brake.go.set()
+    for call in stuck:
+        assert refused(call.result).code is grpc.StatusCode.NOT_FOUND
+    return failed
+
+
+SMALL = image_service_pb2.GetImageRequest(image_id="fd8absent").SerializeToString()
+LARGE = SMALL + b"\xfa\x7f\xa0\x8d\x06" + bytes(100_000)
+"""The same with a field that nobody knows."""
+
+
+def test_more_calls_than_fit_are_refused_without_their_requests_being_kept(
+    start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "_LEAST_RUNNING", FEW_THREADS)
+    server = start(rpc_threads=FEW_THREADS)
+    brake = Brake(monkeypatch, ("get",))
+    with connect(server.address) as channel:
+        failed = crowd_and(Client(channel), [SMALL] * FEW_THREADS, b"not even a request", brake)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert int(failed.trailers["grpc-retry-pushback-ms"]) > 0
+
+
+def test_of_large_requests_only_a_few_are_kept_at_once(
+    start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "MAX_LARGE", 2)
+    server = start()
+    brake = Brake(monkeypatch, ("get",))
+    with connect(server.address) as channel:
+        client = Client(channel)
+        failed = crowd_and(client, [LARGE, LARGE, SMALL], LARGE, brake)
+        assert failed.reason == "OVERLOADED"
+        assert refused(lambda: client.raw(GET, LARGE)).code is grpc.StatusCode.NOT_FOUND
+    until(lambda: not server._pool._large, "all to be forgotten")  # type: ignore[attr-defined]
+
+
+def test_only_as_many_wait_for_their_turn_as_may_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interceptors, "_PATIENCE_SECONDS", 60.0)
+    places, came = interceptors._Places(1), []
+    assert places.acquire()
+    waiting = [threading.Thread(target=lambda: came.append(places.acquire())) for _ in range(4)]
+    for thread in waiting:
+        thread.start()
+    until(lambda: places._waiting._value == 0, "four to wait")
+    assert not places.acquire(), "the next one is told at once"
+    for _ in waiting:
+        places.release()
+    for thread in waiting:
+        thread.join()
+    assert came == [True] * 4
 
 
 def test_stuck_writers_leave_room_for_readers(

@@ -19,6 +19,7 @@ from darkroom.domain.image import Image
 from darkroom.domain.resource import Status
 from darkroom.storage import migrations
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
+from database_server import database
 from house import STORED, UNUSED, House
 from installation import PATIENCE_SECONDS, installation
 from object_server import ObjectServer
@@ -319,6 +320,30 @@ def test_contents_in_object_storage_are_examined_too(
     client.delete_object(**stored)
     assert fsck.checks("--content-url", url) == {"content-missing"}
     house.close()
+
+
+def test_metadata_in_postgresql_is_examined_too(
+    postgres_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with database(postgres_url) as url:
+        monkeypatch.setenv("DARKROOM_DATABASE_URL", url)
+        fsck = Fsck(capsys, tmp_path / "data")
+        assert fsck()[0] == 2, "there is no schema yet"
+        house = House(tmp_path / "data", database_url=url)
+        assert fsck("--tables")[0] == 0
+        house.leave_a_lease()
+        assert fsck.checks("--lease-seconds", "1") == {"lease-expired"}
+        assert fsck("--mend", "--lease-seconds", "1")[0] == 0
+        claim = house.store.claim("another")
+        assert claim is not None and claim.lease.fence == 2
+        house.store.write(lambda tx: tx.delete_resource(house.waits_id))
+        house.file.unlink()
+        found = {"operation-resource", "content-missing", "lease-expired"}
+        assert fsck.checks() == found
+        house.close()
 
 
 # --- while everything happens ---------------------------------------------------------------------

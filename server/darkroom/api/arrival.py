@@ -36,6 +36,10 @@ MAX_WAITING = 8192
 _LEAST_RUNNING = 128
 """Calls of one pool that may have their request and no answer yet, however few its threads."""
 
+_LARGE_BYTES = 64 * 1024
+MAX_LARGE = 64
+"""Requests longer than that which are kept at once: they are rare, and memory is not for them."""
+
 _LONGEST_PAUSE_SECONDS = 0.5
 
 _THUNK = "_unary_request.<locals>.unary_request"
@@ -168,9 +172,12 @@ class RequestFirstExecutor(ThreadPoolExecutor):
     def __init__(self, threads: int, alarms: Alarms, name: str) -> None:
         super().__init__(threads, thread_name_prefix=name)
         self._alarms = alarms
-        # Whoever comes after these will be refused: there is no use in keeping their requests.
+        # Whoever comes after these is refused: without keeping the request, and by a thread of
+        # its own, for all others may be stuck.
         self._max_running = max(threads, _LEAST_RUNNING)
+        self._refusing = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-refusing")
         self._running: set[object] = set()
+        self._large: set[object] = set()
 
     @property
     def running(self) -> int:
@@ -193,18 +200,20 @@ class RequestFirstExecutor(ThreadPoolExecutor):
     ) -> _Ticket:
         # grpcio calls this on its one serving thread, which must never stop or raise.
         ticket = _Ticket()
-        alarms, running, submit = self._alarms, self._running, super().submit
-        token, max_running = _server._RECEIVE_MESSAGE_TOKEN, self._max_running
+        alarms, running, large = self._alarms, self._running, self._large
+        submit, refuse = super().submit, self._refusing.submit
+        token = _server._RECEIVE_MESSAGE_TOKEN
 
         def ended(_work: object) -> None:
             running.discard(ticket)
+            large.discard(ticket)
             ticket.over()
 
         def start(request: object) -> None:
             running.add(ticket)
             arguments = (target, rpc_event, state, behaviour, lambda: request, *coders)
             try:
-                work = submit(run, *arguments)
+                work = (refuse if request is CROWDED else submit)(run, *arguments)
             except RuntimeError:  # the pool is closed, and so is the server
                 ended(None)
             else:
@@ -214,7 +223,7 @@ class RequestFirstExecutor(ThreadPoolExecutor):
             data = event.batch_operations[0].message()
             if alarms.call_off(ticket):
                 if data is not None:
-                    start(data if len(running) < max_running else CROWDED)
+                    start(data if self._keeps(ticket, len(data)) else CROWDED)
                 elif state.client is not _server._CANCELLED:
                     start(MISSING)
                 else:
@@ -228,6 +237,20 @@ class RequestFirstExecutor(ThreadPoolExecutor):
         rpc_event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
         state.due.add(token)
         return ticket
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for shut_down in (self._refusing.shutdown, super().shutdown):
+            shut_down(wait, cancel_futures=cancel_futures)
+
+    def _keeps(self, ticket: _Ticket, size_bytes: int) -> bool:
+        """Whether there is room for a request that has come."""
+        if len(self._running) >= self._max_running:
+            return False
+        if size_bytes > _LARGE_BYTES:
+            if len(self._large) >= MAX_LARGE:
+                return False
+            self._large.add(ticket)
+        return True
 
 
 def executor(threads: int, alarms: Alarms, name: str) -> ThreadPoolExecutor:

@@ -42,7 +42,7 @@ _REFLECTION_THREADS = 128
 """A reflection stream holds a thread for as long as it is open."""
 _FLUSH_SECONDS = 0.2
 
-_WALL = 4
+_WALL = 2
 """The interceptors refuse what is above a limit, with advice and a line in the log. What is this
 many times above it gRPC's core refuses, with neither, before it takes room."""
 
