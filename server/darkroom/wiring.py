@@ -19,7 +19,7 @@ from darkroom.operations.delayed import Delayed, DelayedEnding, EitherEnding, Ei
 from darkroom.operations.desk import Operations
 from darkroom.operations.image_create import ImageCreateEnding, ImageImport
 from darkroom.storage.port import MetadataStore
-from darkroom.storage.sealing import Keyring
+from darkroom.storage.sealing import Keyring, announce
 from darkroom.storage.sqlite import SqliteStore
 from darkroom.upkeep.manifest import Places
 from darkroom.worker.attempt import LeaseSettings
@@ -160,6 +160,21 @@ def open_deployment(settings: Settings) -> Deployment:
     )
 
 
+def announce_secret_key(deployment: Deployment) -> None:
+    """Before anything is sealed. Raises `ValueError` for a key file of another installation.
+
+    Everything of SQLite's is on one machine: a key that is not there any more is lost, and what
+    it sealed ends with advice. Elsewhere it is the key file of this process that is wrong.
+    """
+    replace = not deployment.settings.on_postgres
+    announce(deployment.keyring, deployment.store, replace=replace)
+
+
+def replace_secret_key(settings: Settings, store: MetadataStore) -> None:
+    """The same whatever was said before. Raises `ValueError` for a file that is none."""
+    announce(Keyring.load_or_create(settings.secret_key_path), store, replace=True)
+
+
 def operations(deployment: Deployment) -> Operations:
     """The front desk for the API process."""
     return Operations(
@@ -202,6 +217,7 @@ def worker(deployment: Deployment, owner: str) -> Worker:
             retention_seconds=settings.operation_retention,
         ),
         owner,
+        key_ids=deployment.keyring.key_ids,
         lease=LeaseSettings(
             lease_seconds=settings.lease_seconds,
             heartbeat_seconds=settings.lease_seconds / 5,

@@ -431,7 +431,7 @@ def test_bindings_are_set_changed_and_listed(kind: Kind, folder: str) -> None:
 
 def test_bindings_come_in_pages_whatever_their_subjects_are(kind: Kind, folder: str) -> None:
     made = kind.create(folder)
-    subjects = ["group:organization:x:users", "a,b", ",", "é" * 100, "\0", '"', "plain"]
+    subjects = ["group:organization:x:users", "a,b", ",", "é" * 100, "\1", '"', "plain"]
     wanted = sorted(("viewer", "group", each) for each in subjects)
     kind.stub.SetAccessBindings(
         resource_id=made, access_bindings=[binding("viewer", each, "group") for each in subjects]

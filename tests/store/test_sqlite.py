@@ -118,6 +118,7 @@ def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
     store.migrate()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA user_version = {migrations.latest() + 1}")
+        connection.execute(f"UPDATE schema_version SET oldest_program = {migrations.latest() + 1}")
         connection.execute("DELETE FROM sqlite_stat1")
         with pytest.raises(SchemaMismatch):
             store.migrate()

@@ -9,6 +9,7 @@ What the rules mean, as `protos/yandex/cloud/validation.proto` tells users:
 - Of a oneof, only the field that is set is judged. Where the oneof is `exactly_one`, an empty
   string there is as good as nothing and is refused as a missing required field.
 - A pattern must match the whole string. `length` counts characters, `bytes` bytes of UTF-8.
+- No text contains NUL: not every database can keep it.
 - An enum field must hold a number that the enum names: proto3 itself would let any through.
 
 Rules of messages inside a request are enforced wherever the message occurs, in elements of repeated
@@ -152,6 +153,11 @@ def _judge_length(text: str, unit: str, measure: Callable[[Any], int]) -> Judge:
     return judge
 
 
+def _judge_text(value: str, path: str, report: Report) -> None:
+    if "\0" in value:
+        report.append(FieldViolation(path, "must not contain NUL"))
+
+
 def _judge_enum(enum: EnumDescriptor) -> Judge:
     numbers = frozenset(enum.values_by_number)
 
@@ -184,6 +190,8 @@ def _value_judges(field: FieldDescriptor, rules: Rules) -> list[Judge]:
             continue
         if getattr(rules, rule) and field.type not in types:
             raise RuleError(f"({rule}) means nothing for this type of field")
+    if field.type == FieldDescriptor.TYPE_STRING:
+        judges.append(_judge_text)
     if rules.length:
         judges.append(_judge_length(rules.length, "characters", len))
     if rules.bytes:

@@ -40,7 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"darkroom: {error}", file=sys.stderr)
         return 2
     except (OSError, Failure, SchemaMismatch) as error:
-        print(f"darkroom: {error}", file=sys.stderr)
+        # A failure's own text is for users; what is behind it is for whoever types commands here.
+        cause = f" ({error.__cause__})" if isinstance(error, Failure) and error.__cause__ else ""
+        print(f"darkroom: {error}{cause}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Sequence
 
 from darkroom import config, wiring
 from darkroom.api import catalog_file
@@ -14,10 +15,12 @@ from darkroom.api.server import Server, build_server, build_tls_server, certific
 from darkroom.api.tokens import Tokens
 from darkroom.cli import control
 from darkroom.cli.command import Subparsers
+from darkroom.cli.patience import patiently
 from darkroom.config import Settings
 from darkroom.domain.errors import Failure
 from darkroom.operations import catalog
 from darkroom.operations.desk import Operations
+from darkroom.storage.port import SchemaMismatch
 from darkroom.telemetry import logs
 from darkroom.worker.supervisor import Supervisor
 
@@ -47,9 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         entries = catalog_file.read(settings)
         deployment = wiring.open_deployment(settings)
-        deployment.store.migrate()
         operations = wiring.operations(deployment)
-        catalog.stock(deployment.store, operations, entries)
+
+        def prepare() -> None:
+            deployment.store.migrate()
+            wiring.announce_secret_key(deployment)
+            catalog.stock(deployment.store, operations, entries)
+
+        prepared = _prepared_at_once(prepare)
     except (OSError, ValueError, Failure) as error:
         print(f"darkroom: cannot start: {error}", file=sys.stderr)
         return 1
@@ -58,46 +66,72 @@ def run(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f"darkroom: cannot listen: {error}", file=sys.stderr)
         return 1
-    supervisor = Supervisor(
-        settings.workers,
-        [sys.executable, "-m", "darkroom", "work"],
-        {**os.environ, **settings.to_environment()},
-        silence_seconds=settings.lease_seconds,
-        died=deployment.store.put_back_all,
-    )
+    supervisor = _supervisor(settings, deployment)
     for server in servers.values():
         server.start()
-    supervisor.start()
 
     def set_serving(serving: bool) -> None:
         for server in servers.values():
             server.set_serving(serving)
 
     readiness = Readiness(deployment.store.writable, set_serving)
-    readiness.start()
-    addresses = {name: server.address for name, server in servers.items()}
-    warn_of_exposure(settings)
-    log.info("serving", extra={"fields": {**addresses, "pid": os.getpid()}})
-    if test_run is not None:
-        test_run.serving(
-            control.greeting(deployment, addresses),
-            control.orders(
-                deployment, lambda: catalog.stock(deployment.store, operations, entries)
-            ),
-        )
-    stop.wait()
+    status = 0
+    try:
+        # Until then every call is answered, with UNAVAILABLE.
+        prepared = prepared or patiently(prepare, stop)
+    except (OSError, ValueError, Failure, SchemaMismatch) as error:
+        print(f"darkroom: cannot go on: {error}", file=sys.stderr)
+        prepared, status = False, 1
+    if prepared:
+        supervisor.start()
+        readiness.start()
+        addresses = {name: server.address for name, server in servers.items()}
+        warn_of_exposure(settings)
+        log.info("serving", extra={"fields": {**addresses, "pid": os.getpid()}})
+        if test_run is not None:
+            test_run.serving(
+                control.greeting(deployment, addresses),
+                control.orders(
+                    deployment, lambda: catalog.stock(deployment.store, operations, entries)
+                ),
+            )
+        stop.wait()
     log.info("draining")
     readiness.stop()
-    grace_seconds = settings.grace_seconds
-    parts = [supervisor.stop, *(server.stop for server in servers.values())]
+    parts = [supervisor.stop] if prepared else []
+    _drain([*parts, *(server.stop for server in servers.values())], settings.grace_seconds)
+    deployment.close()
+    log.info("stopped")
+    return status
+
+
+def _supervisor(settings: Settings, deployment: wiring.Deployment) -> Supervisor:
+    return Supervisor(
+        settings.workers,
+        [sys.executable, "-m", "darkroom", "work"],
+        {**os.environ, **settings.to_environment()},
+        silence_seconds=settings.lease_seconds,
+        died=deployment.store.put_back_all,
+    )
+
+
+def _drain(parts: Sequence[Callable[[float], object]], grace_seconds: float) -> None:
     ending = [threading.Thread(target=part, args=(grace_seconds,)) for part in parts]
     for thread in ending:
         thread.start()
     for thread in ending:
         thread.join()
-    deployment.close()
-    log.info("stopped")
-    return 0
+
+
+def _prepared_at_once(prepare: Callable[[], None]) -> bool:
+    """False if the database is out of reach; raises for everything that waiting does not mend."""
+    try:
+        prepare()
+    except Failure as failure:
+        if failure.retry_after_seconds is None:
+            raise
+        return False
+    return True
 
 
 def warn_of_exposure(settings: Settings) -> None:

@@ -4,10 +4,12 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 from types import FrameType
 
 from darkroom import config, wiring
 from darkroom.cli.command import Subparsers
+from darkroom.cli.patience import patiently
 from darkroom.telemetry import logs
 from darkroom.worker import tether
 from darkroom.worker.supervisor import new_owner
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     wiring.be_nice()
     try:
         deployment = wiring.open_deployment(settings)
-        deployment.store.check_schema()
+        patiently(deployment.store.check_schema, threading.Event())
     except (OSError, ValueError) as error:
         print(f"darkroom: cannot start: {error}", file=sys.stderr)
         return 1

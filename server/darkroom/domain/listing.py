@@ -62,7 +62,11 @@ def _pack(texts: Sequence[str]) -> bytes:
 def _unpack(payload: bytes) -> list[str]:
     """Inverse of `_pack`. Raises `ValueError` for what it never made."""
     if payload[:1] == _PLAIN:
-        return [str(text) for text in json.loads(payload[1:])]
+        texts = [str(text) for text in json.loads(payload[1:])]
+        if any("\0" in text for text in texts):
+            raise ValueError("NUL is in no text that was kept")
+        "".join(texts).encode()  # half a surrogate pair, which JSON can name, is no text
+        return texts
     number, letters = int.from_bytes(payload[1:], "big"), []
     while number > 1:
         number, place = divmod(number, len(_ALPHABET))

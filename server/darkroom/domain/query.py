@@ -168,6 +168,8 @@ def _value(reader: _Reader, name: str) -> str | int:
     text = re.sub(
         r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), quoted[1:-1], flags=re.DOTALL
     )
+    if "\0" in text:
+        raise _refuse(position, "no value contains NUL")
     if name == "created_at":
         return _microseconds(text, position)
     if name == "status":

@@ -1,5 +1,6 @@
 """Where operations begin and are cancelled: one transaction each, the same for every kind."""
 
+import contextlib
 import hashlib
 import json
 import time
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from darkroom.domain import errors
+from darkroom.domain.errors import Code, Failure
 from darkroom.domain.ids import REGIONAL_PREFIX, new_id
 from darkroom.domain.operation import DESCRIPTIONS, Operation, State
 from darkroom.operations.effect import Effect
@@ -142,11 +144,15 @@ class Operations:
         )
         request_hash = _request_hash(command) if caller.idempotency_key else ""
 
+        def replayed(tx: Transaction) -> Operation | None:
+            if not caller.idempotency_key:
+                return None
+            return _replayed(tx, caller, request_hash)
+
         def change(tx: Transaction) -> Operation:
-            if caller.idempotency_key:
-                use = tx.replay(caller.subject, caller.idempotency_key)
-                if use is not None:
-                    return _replayed(tx, use.operation_id, use.request_hash == request_hash)
+            before = replayed(tx)
+            if before is not None:
+                return before
             begun = self._applied(tx, command.begin(tx, opening))
             if limited and not begun.operation.done:
                 self._check_number(tx, begun.operation.folder_id)
@@ -155,7 +161,31 @@ class Operations:
                 tx.remember(caller.subject, caller.idempotency_key, request_hash, operation_id)
             return begun.operation
 
-        return self._store.write(change)
+        try:
+            return self._store.write(change)
+        except Failure as failure:
+            operation = self._begun_after_all(failure, operation_id, replayed)
+            if operation is None:
+                raise
+            return operation
+
+    def _begun_after_all(
+        self,
+        failure: Failure,
+        operation_id: str,
+        replayed: Callable[[Transaction], Operation | None],
+    ) -> Operation | None:
+        """The operation, where a failure does not mean that there is none.
+
+        Where transactions run side by side, what is in the way may be what the same call, sent
+        twice, has just done. And where the answer to a commit was lost, it may be there.
+        """
+        if failure.code is not Code.UNAVAILABLE:
+            return self._store.write(replayed)
+        if failure.reason == errors.STORE_OUTCOME_UNKNOWN.reason:
+            with contextlib.suppress(Failure):
+                return self._store.get_operation(operation_id)
+        return None
 
     def _check_number(self, tx: Transaction, folder_id: str) -> None:
         # Last of all checks, and on every way: writers lock rows of resources first, then this.
@@ -212,9 +242,13 @@ def _request_hash(command: Command) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _replayed(tx: Transaction, operation_id: str, same_request: bool) -> Operation:
-    if not same_request:
+def _replayed(tx: Transaction, caller: Caller, request_hash: str) -> Operation | None:
+    """The operation that the caller's key stands for, if it stands for one."""
+    use = tx.replay(caller.subject, caller.idempotency_key)
+    # It may be purged between the two looks: key and operation go together.
+    operation = tx.operation(use.operation_id) if use is not None else None
+    if use is None or operation is None:
+        return None
+    if use.request_hash != request_hash:
         raise errors.idempotency_key_reused()
-    operation = tx.operation(operation_id)
-    assert operation is not None, "an idempotency key lives and dies with its operation"
     return operation

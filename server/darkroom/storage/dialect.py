@@ -1,7 +1,7 @@
 """What SQLite and PostgreSQL say differently in the statements that they share."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from darkroom.storage import rows
 
@@ -32,9 +32,8 @@ class Dialect:
     def insert_operation(self) -> str:
         return rows.INSERT_OPERATION.format(moment=self.moment)
 
-    @cached_property
-    def claim_guarded(self) -> str:
-        return rows.CLAIM_GUARDED.format(moment=self.moment)
+    def claim_guarded(self, keys: int) -> str:
+        return _claim_guarded(self.moment, keys)
 
     @cached_property
     def heartbeat(self) -> str:
@@ -51,3 +50,14 @@ class Dialect:
     @cached_property
     def purge_operations(self) -> str:
         return rows.PURGE_OPERATIONS.format(skip_locked=self.skip_locked)
+
+
+@lru_cache
+def key_held(keys: int) -> str:
+    """The condition on who claims with that many keys; none at all if there are none."""
+    return rows.KEY_HELD.format(keys=", ".join("?" * keys)) if keys else "TRUE"
+
+
+@lru_cache
+def _claim_guarded(moment: str, keys: int) -> str:
+    return rows.CLAIM_GUARDED.format(moment=moment, key_held=key_held(keys))

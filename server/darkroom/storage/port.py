@@ -117,6 +117,11 @@ class Transaction(Protocol):
     def remember(self, subject: str, key: str, request_hash: str, operation_id: str) -> None:
         """Bind an idempotency key to an operation; it lives as long as the operation."""
 
+    def secret_key(self) -> str | None:
+        """Id of the key that seals secrets, if somebody has said which."""
+
+    def set_secret_key(self, key_id: str) -> None: ...
+
     def clear(self) -> None:
         """Delete every row of every table. Only for servers that live as long as a test run."""
 
@@ -172,13 +177,18 @@ class MetadataStore(Protocol):
 
     def get_operation(self, operation_id: str) -> Operation | None: ...
 
+    def secret_key(self) -> str | None:
+        """Id of the key that seals secrets, if somebody has said which."""
+
     # --- work -------------------------------------------------------------------------------------
 
     def wait_for_work(self) -> None:
         """Pause until there may be something to claim: for a part of a second at most."""
 
-    def claim(self, owner: str) -> Claim | None:
+    def claim(self, owner: str, key_ids: Sequence[str] = ()) -> Claim | None:
         """Lease the oldest operation that is due: never claimed, put back, or its lease expired.
+
+        None if `key_ids` are given and the key that seals secrets is not among them.
 
         Expiry is judged without wall clocks. The fence goes up with every claim.
         """

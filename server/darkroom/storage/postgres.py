@@ -14,8 +14,7 @@ from darkroom.domain import errors
 from darkroom.domain.errors import Failure
 from darkroom.domain.operation import Claim, Lease
 from darkroom.storage import migrations, rows
-from darkroom.storage.dialect import Dialect
-from darkroom.storage.port import SchemaMismatch
+from darkroom.storage.dialect import Dialect, key_held
 from darkroom.storage.postgres_connections import Connection, Connections, OutOfReach
 from darkroom.storage.postgres_wakeups import RING, Doorbell
 from darkroom.storage.sql import SqlStore
@@ -43,7 +42,7 @@ DIALECT = Dialect(
 _CLAIM_DUE = (
     "WITH due AS MATERIALIZED (SELECT id AS due_id FROM operation WHERE state < 2 AND state = 0 "
     f"AND (delay_ms = 0 OR NOT {_MOMENT} BETWEEN beat AND beat + delay_ms * 1000 - 1) "
-    f"ORDER BY created_at_us, id LIMIT 1{DIALECT.skip_locked}) "
+    f"AND {{key_held}} ORDER BY created_at_us, id LIMIT 1{DIALECT.skip_locked}) "
     f"{rows.CLAIM.format(moment=_MOMENT)} FROM due WHERE id = due_id{rows.CLAIMED}"
 )
 _EXPIRED = (
@@ -53,13 +52,15 @@ _EXPIRED = (
 _EXPIRED_WINDOW = 100
 
 _MAKE_VERSION_TABLE = (
-    (
-        "CREATE TABLE IF NOT EXISTS schema_version "
-        "(only_row INTEGER PRIMARY KEY, version INTEGER NOT NULL)"
-    ),
-    "INSERT INTO schema_version (only_row, version) VALUES (1, 0) ON CONFLICT DO NOTHING",
+    "CREATE TABLE IF NOT EXISTS schema_version (only_row INTEGER PRIMARY KEY, "
+    "version INTEGER NOT NULL, oldest_program INTEGER NOT NULL)"
 )
-_VERSION = "SELECT version FROM schema_version WHERE only_row = 1"
+_ADD_VERSION = (
+    "INSERT INTO schema_version (only_row, version, oldest_program) VALUES (1, 0, 0) "
+    "ON CONFLICT DO NOTHING"
+)
+_VERSION = "SELECT version, oldest_program FROM schema_version WHERE only_row = 1"
+_SET_VERSION = "UPDATE schema_version SET version = $1, oldest_program = $2 WHERE only_row = 1"
 
 _UNSURE = "40003"
 """How a distributed database says that it does not know whether it committed."""
@@ -184,13 +185,13 @@ class PostgresStore(SqlStore):
     def _migrated(self, connection: Connection) -> bool:
         """Take one step; whether none is left. Another process may be in the way: then again."""
         try:
-            for statement in _MAKE_VERSION_TABLE:
-                connection.execute(statement)
+            connection.execute(_MAKE_VERSION_TABLE)
+            connection.execute(_ADD_VERSION)
             with connection.transaction():
                 return self._step(connection)
         except psycopg.errors.LockNotAvailable:
             return False
-        except (psycopg.errors.DuplicateTable, psycopg.Error) as error:
+        except psycopg.Error as error:
             if not _is_passing(error):
                 raise
             time.sleep(random.uniform(0.0, 0.1))  # noqa: S311
@@ -199,7 +200,7 @@ class PostgresStore(SqlStore):
     def _step(self, connection: Connection) -> bool:
         # The row of the version is what processes that migrate at the same time wait for: no
         # advisory lock, which poolers and distributed databases do not have.
-        ((version,),) = connection.execute(_VERSION + DIALECT.lock).fetchall()
+        ((version, _),) = connection.execute(_VERSION + DIALECT.lock).fetchall()
         steps = migrations.pending(version)
         if not steps:
             return True
@@ -212,21 +213,19 @@ class PostgresStore(SqlStore):
                 connection.execute(statement.replace(" TEXT ", ' TEXT COLLATE "C" '))
         finally:
             connection.patience_seconds = patience_seconds
-        connection.execute("UPDATE schema_version SET version = $1", (number,))
+        connection.execute(_SET_VERSION, (number, migrations.oldest_program(number)))
         log.info("schema migrated", extra={"fields": {"version": number}})
         return len(steps) == 1
 
     def check_schema(self) -> None:
-        def version(connection: Connection) -> int:
+        def version(connection: Connection) -> tuple[int, int]:
             try:
-                ((number,),) = connection.execute(_VERSION).fetchall()
+                ((number, oldest),) = connection.execute(_VERSION).fetchall()
             except psycopg.errors.UndefinedTable:
-                return 0
-            return int(number)
+                return 0, 0
+            return number, oldest
 
-        found = self._run(version)
-        if found != migrations.latest():
-            raise SchemaMismatch(migrations.mismatch(found))
+        migrations.check(*self._run(version))
 
     def writable(self) -> bool:
         try:
@@ -321,23 +320,25 @@ class PostgresStore(SqlStore):
     def wait_for_work(self) -> None:
         self._doorbell.wait(self._poll_seconds)
 
-    def claim(self, owner: str) -> Claim | None:
-        claimed = self._take_over(owner)
+    def claim(self, owner: str, key_ids: Sequence[str] = ()) -> Claim | None:
+        claimed = self._take_over(owner, key_ids)
         if not claimed:
+            sql = _CLAIM_DUE.format(key_held=key_held(len(key_ids)))
             # Not twice: what the first one took would be nobody's until its lease expires.
-            _, claimed = self._change(_CLAIM_DUE, (owner,), repeat=False)
+            _, claimed = self._change(sql, (*key_ids, owner), repeat=False)
         return rows.claim_from_row(claimed[0]) if claimed else None
 
-    def _take_over(self, owner: str) -> list[rows.Row]:
+    def _take_over(self, owner: str, key_ids: Sequence[str]) -> list[rows.Row]:
         now = self._monotonic()
         if now < self._next_look:
             return []
         self._next_look = now + min(1.0, self._still_seconds)
         expired = self._read(_EXPIRED, (self._lease_us, _EXPIRED_WINDOW))
         still = self._stillness.seconds({row[0]: row[1:] for row in expired})
+        sql = self._dialect.claim_guarded(len(key_ids))
         for row in expired:
             if still[row[0]] >= self._still_seconds:
-                _, claimed = self._change(self._dialect.claim_guarded, (owner, *row), repeat=False)
+                _, claimed = self._change(sql, (owner, *row, *key_ids), repeat=False)
                 if claimed:
                     return claimed
         return []

@@ -121,8 +121,12 @@ CLAIM = (
     "attempt = attempt + 1, delay_ms = 0"
 )
 CLAIMED = f" RETURNING {OPERATION_COLUMNS}, owner, attempt, payload, sealed"
+# The key that seals secrets is among the claimer's, or nobody has said which one it is.
+KEY_HELD = "NOT EXISTS (SELECT 1 FROM secret_key WHERE key_id NOT IN ({keys}))"
 # Nobody else has claimed it, and its owner has given no sign of life, since it was looked at.
-CLAIM_GUARDED = f"{CLAIM} WHERE id = ? AND state = ? AND fence = ? AND beat = ?{CLAIMED}"
+CLAIM_GUARDED = (
+    f"{CLAIM} WHERE id = ? AND state = ? AND fence = ? AND beat = ? AND {{key_held}}{CLAIMED}"
+)
 # `state < 2` is what the index of unfinished operations says: a planner takes it at its word.
 LIVE_ATTEMPTS = "SELECT id, fence FROM operation WHERE state < 2 AND state = 1"
 HEARTBEAT = (
@@ -149,6 +153,12 @@ PURGE_OPERATIONS = (
     "WHERE state = 2 AND modified_at_us < ? ORDER BY modified_at_us LIMIT ?{skip_locked})"
 )
 
+SECRET_KEY = "SELECT key_id FROM secret_key WHERE only_row = 1"
+SET_SECRET_KEY = (
+    "INSERT INTO secret_key (only_row, key_id) VALUES (1, ?) "
+    "ON CONFLICT (only_row) DO UPDATE SET key_id = excluded.key_id"
+)
+
 REPLAY = (
     "SELECT request_hash, operation_id FROM idempotency_key "
     "WHERE subject = ? AND idempotency_key = ?"
@@ -161,7 +171,10 @@ REMEMBER = (
 # Whatever refers to other rows first.
 CLEAR = tuple(
     f"DELETE FROM {table}"
-    for table in ("idempotency_key", "operation", "access_binding", "resource", "content")
+    for table in (
+        *("idempotency_key", "operation", "access_binding", "resource", "content"),
+        "secret_key",
+    )
 )
 
 

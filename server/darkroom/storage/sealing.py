@@ -4,11 +4,16 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
 import os
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from darkroom.storage.port import MetadataStore, Transaction
+
+log = logging.getLogger(__name__)
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -58,6 +63,11 @@ class Keyring:
             keys.append(key)
         return cls(keys)
 
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """What the keys are called where they are not, the one that seals first."""
+        return tuple(self._ciphers)
+
     def seal(self, operation_id: str, secret: str) -> str:
         """Encrypt `secret` so that only this operation's row can give it back."""
         nonce = os.urandom(_NONCE_BYTES)
@@ -87,6 +97,35 @@ class Keyring:
             hmac.compare_digest(hmac.digest(key, text, "sha512"), signature)
             for key in self._signing_keys
         )
+
+
+class ForeignKeyFile(ValueError):
+    """The key file is not the one that this installation uses."""
+
+
+def announce(keyring: Keyring, store: MetadataStore, *, replace: bool) -> None:
+    """Have the database say which key seals from now on: workers without it claim nothing.
+
+    Raises `ForeignKeyFile` if it is another key that this keyring does not hold, unless it may be
+    replaced; and `Failure`.
+    """
+    sealing, *_ = keyring.key_ids
+
+    def change(tx: Transaction) -> str | None:
+        present = tx.secret_key()
+        if present != sealing and (present in (None, *keyring.key_ids) or replace):
+            tx.set_secret_key(sealing)
+        return present
+
+    present = store.write(change)
+    if present in (None, *keyring.key_ids):
+        return
+    if not replace:
+        raise ForeignKeyFile(
+            f"the secret key file does not hold key {present}, which this installation uses: copy "
+            "the file from where it does; if it is lost, run `darkroom migrate --new-secret-key`"
+        )
+    log.warning("another secret key than before", extra={"fields": {"before": present}})
 
 
 def _fingerprint(key: bytes) -> str:

@@ -73,6 +73,10 @@ class SqlStore(ABC):
         found = self._read(rows.OPERATION_BY_ID, (operation_id,))
         return rows.operation_from_row(found[0]) if found else None
 
+    def secret_key(self) -> str | None:
+        found = self._read(rows.SECRET_KEY, ())
+        return str(found[0][0]) if found else None
+
     # --- work -------------------------------------------------------------------------------------
 
     def heartbeat(

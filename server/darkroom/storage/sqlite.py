@@ -15,7 +15,6 @@ from darkroom.domain.errors import Failure
 from darkroom.domain.operation import Claim
 from darkroom.storage import invariants, migrations, rows, statistics
 from darkroom.storage.dialect import Dialect
-from darkroom.storage.port import SchemaMismatch
 from darkroom.storage.sql import SqlStore
 from darkroom.storage.stillness import Stillness
 from darkroom.storage.transaction import SqlTransaction
@@ -80,6 +79,18 @@ def _opening(path: Path) -> Iterator[None]:
         if _primary_code(error) in (*_BUSY, *_FULL):
             raise
         raise OSError(f"the database {path} cannot be used: {error}") from error
+
+
+# The version itself is where SQLite has a place for it.
+_MAKE_OLDEST_PROGRAM = (
+    "CREATE TABLE IF NOT EXISTS schema_version "
+    "(only_row INTEGER PRIMARY KEY, oldest_program INTEGER NOT NULL)"
+)
+_SET_OLDEST_PROGRAM = (
+    "INSERT OR REPLACE INTO schema_version (only_row, oldest_program) VALUES (1, ?)"
+)
+_OLDEST_PROGRAM = "SELECT oldest_program FROM schema_version WHERE only_row = 1"
+_HAS_OLDEST_PROGRAM = "SELECT 1 FROM sqlite_schema WHERE name = 'schema_version'"
 
 
 class _Change:
@@ -157,6 +168,9 @@ class SqliteStore(SqlStore):
                     self._writer.execute(f"PRAGMA user_version = {number}")
                     log.info("schema migrated", extra={"fields": {"version": number}})
                 if version < migrations.latest():
+                    self._writer.execute(_MAKE_OLDEST_PROGRAM)
+                    oldest = migrations.oldest_program(migrations.latest())
+                    self._writer.execute(_SET_OLDEST_PROGRAM, (oldest,))
                     for statement in statistics.statements():
                         self._writer.execute(statement)
                 self._writer.execute("COMMIT")
@@ -169,8 +183,10 @@ class SqliteStore(SqlStore):
     def check_schema(self) -> None:
         with _opening(self._path):
             ((version,),) = self._read("PRAGMA user_version", ())
-        if version != migrations.latest():
-            raise SchemaMismatch(migrations.mismatch(version))
+            oldest = version
+            if version > migrations.latest() and self._read(_HAS_OLDEST_PROGRAM, ()):
+                ((oldest,),) = self._read(_OLDEST_PROGRAM, ())
+        migrations.check(version, oldest)
 
     def writable(self) -> bool:
         try:
@@ -311,9 +327,10 @@ class SqliteStore(SqlStore):
     def wait_for_work(self) -> None:
         time.sleep(_POLL_SECONDS)
 
-    def claim(self, owner: str) -> Claim | None:
+    def claim(self, owner: str, key_ids: Sequence[str] = ()) -> Claim | None:
+        sql = self._dialect.claim_guarded(len(key_ids))
         for candidate in self._due(self._read(rows.CLAIMABLE, (_CLAIM_WINDOW,))):
-            _, claimed = self._change(self._dialect.claim_guarded, (owner, *candidate))
+            _, claimed = self._change(sql, (owner, *candidate, *key_ids))
             if claimed:
                 return rows.claim_from_row(claimed[0])
         return None

@@ -179,6 +179,13 @@ class SqlTransaction:
     def remember(self, subject: str, key: str, request_hash: str, operation_id: str) -> None:
         self._execute(rows.REMEMBER, (subject, key, request_hash, operation_id))
 
+    def secret_key(self) -> str | None:
+        row = self._execute(rows.SECRET_KEY + self._dialect.lock, ()).fetchone()
+        return str(row[0]) if row else None
+
+    def set_secret_key(self, key_id: str) -> None:
+        self._execute(rows.SET_SECRET_KEY, (key_id,))
+
     def clear(self) -> None:
         for statement in rows.CLEAR:
             self._execute(statement, ())

@@ -3,12 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from darkroom.domain import errors
 from darkroom.domain.errors import Failure
-from darkroom.domain.operation import Claim, State
+from darkroom.domain.operation import Claim, Operation, State
 from darkroom.domain.work import Interrupted, Reason
 from darkroom.operations.desk import wall_clock_us
 from darkroom.operations.running import Publish, Runner
@@ -29,12 +29,46 @@ MAX_ATTEMPTS = 5
 UNKNOWN_KIND_DELAY_MS = 5_000
 """Pause before an operation that only a newer worker knows is offered again."""
 
+_KEY_LOOK_SECONDS = 5.0
+"""Between two looks at which key seals, while there is nothing to do."""
+
 _SETBACK_SECONDS = 1.0
 """Pause after a round that failed."""
 
 
 class _LeaseLost(Exception):
     """The final transaction found the lease gone; it was rolled back."""
+
+
+class KeyWatch:
+    """Tells why nothing is claimed where the key that seals secrets is not at hand."""
+
+    def __init__(self, store: MetadataStore, held: Sequence[str]) -> None:
+        self._store = store
+        self.held = tuple(held)
+        self._next_look = time.monotonic()
+        self._missing: str | None = None
+
+    def tell_if_missing(self) -> None:
+        """Look, now and then; log what is missing, once, and that it is not any more."""
+        now = time.monotonic()
+        if not self.held or now < self._next_look:
+            return
+        self._next_look = now + _KEY_LOOK_SECONDS
+        key_id = self._store.secret_key()
+        missing = None if key_id in (None, *self.held) else key_id
+        if missing == self._missing:
+            return
+        self._missing = missing
+        if missing is None:
+            log.info("the secret key file will do")
+        else:
+            fields = {"missing": missing, "held": list(self.held)}
+            log.error(
+                "nothing is claimed: the secret key file of this worker does not hold the key "
+                "that the API seals with",
+                extra={"fields": fields},
+            )
 
 
 class Worker:
@@ -48,12 +82,14 @@ class Worker:
         owner: str,
         *,
         lease: LeaseSettings,
+        key_ids: Sequence[str] = (),
         clock_us: Callable[[], int] = wall_clock_us,
     ) -> None:
         self._store = store
         self._runners = runners
         self._collector = collector
         self._owner = owner
+        self._keys = KeyWatch(store, key_ids)
         self._lease = lease
         self._clock_us = clock_us
         self._draining = threading.Event()
@@ -66,7 +102,9 @@ class Worker:
         """Until `drain`: claim and run what is due, collect garbage in between."""
         while not self._draining.is_set():
             try:
-                claim = self._store.claim(self._owner)
+                claim = self._store.claim(self._owner, self._keys.held)
+                if claim is None:
+                    self._keys.tell_if_missing()
                 if claim is not None:
                     self.run_claim(claim)
                 # After work too: under a load that never ends the disk must not fill up.
@@ -166,7 +204,8 @@ class Worker:
             operation = self._store.get_operation(claim.lease.operation_id)
             if operation is not None and operation.cancel_requested and not operation.done:
                 return self._stop(claim, runner, Reason.CANCELLED)
-            return Reason.FENCED.value
+            if not _ended_by(claim, operation):
+                return Reason.FENCED.value
         failpoint("operation.finished")
         return "succeeded"
 
@@ -179,7 +218,9 @@ class Worker:
         try:
             self._finish(claim, change, error)
         except _LeaseLost:
-            return Reason.FENCED.value
+            operation = self._store.get_operation(claim.lease.operation_id)
+            if not _ended_by(claim, operation):
+                return Reason.FENCED.value
         return outcome
 
     def _stop(self, claim: Claim, runner: Runner, reason: Reason) -> str:
@@ -221,3 +262,8 @@ class Worker:
 def operation_cancelled(claim: Claim) -> bool:
     """Whether the operation was cancelled while no living worker had it."""
     return claim.operation.cancel_requested
+
+
+def _ended_by(claim: Claim, operation: Operation | None) -> bool:
+    """Whether this attempt ended the operation: the answer to a commit may have been lost."""
+    return operation is not None and operation.done and operation.fence == claim.lease.fence

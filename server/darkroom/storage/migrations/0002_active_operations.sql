@@ -1,4 +1,5 @@
 -- How many operations of a folder are under way is counted in the transaction that adds one.
+-- oldest program: 1
 CREATE INDEX operation_of_folder ON operation (folder_id) WHERE state < 2;
 
 -- Where transactions run side by side, those of one folder meet at one of these rows to count.
