@@ -20,7 +20,7 @@ Opener = Callable[[], MetadataStore]
 
 def _sqlite(_request: pytest.FixtureRequest, folder: Path) -> Iterator[Opener]:
     yield lambda: SqliteStore(
-        folder / "metadata.sqlite", lease_seconds=LEASE_SECONDS, busy_seconds=0.5
+        folder / "metadata.sqlite", lease_seconds=LEASE_SECONDS, busy_seconds=10.0
     )
 
 
@@ -29,7 +29,7 @@ def _postgres(request: pytest.FixtureRequest, _folder: Path) -> Iterator[Opener]
     # Ten times as fast as a database for each test, and nothing but rows could be left of others.
     with contextlib.closing(PostgresStore(url)) as store:
         store.write(lambda tx: tx.clear())
-    yield lambda: PostgresStore(url, lease_seconds=LEASE_SECONDS, busy_seconds=2.0)
+    yield lambda: PostgresStore(url, lease_seconds=LEASE_SECONDS, busy_seconds=10.0)
 
 
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest, Path], Iterator[Opener]]] = {
