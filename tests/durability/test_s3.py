@@ -87,7 +87,7 @@ def test_an_import_is_kept_in_the_bucket_exported_and_collected(
     assert_clean(darkroom, storage, prefix, 0)
 
 
-@pytest.mark.parametrize("point", ["content.part", "content.complete", "content.completed"])
+@pytest.mark.parametrize("point", ["content.part", "content.completed"])
 def test_a_worker_killed_while_it_publishes_leaves_no_upload(
     darkroom: Installation,
     source: ObjectServer,
@@ -164,20 +164,24 @@ def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_continues(
         assert darkroom.operation(operation_id) == operation
 
 
-def test_an_import_that_the_storage_keeps_from_finishing_is_tried_again(
+def test_a_storage_that_is_away_is_waited_for_and_what_it_kept_from_finishing_tried_again(
     tmp_path: Path, source: ObjectServer, storage: Storage, prefix: str, disk: Path
 ) -> None:
+    away = first(lambda request: True, lambda request: request.reset(), times=2)
     slow_down = first(
         lambda request: request.target.endswith("?uploads"),
         lambda request: request.refuse(503, "SlowDown"),
         times=7,
     )
     with FaultyProxy(storage).running() as proxy:
-        proxy.begin(slow_down)
+        proxy.begin(lambda request: away(request) or slow_down(request))
         environment = settings(storage, prefix, proxy.port)
         with installation(tmp_path, source.origin, **environment) as darkroom:
             imported(darkroom.done(darkroom.create(source.url(disk.name)).id))
-            retried = [line for line in darkroom.log_lines() if "will be retried" in line["event"]]
+            lines = darkroom.log_lines()
+            warned = [line for line in lines if line["event"] == "content storage out of reach"]
+            assert warned and warned[0]["reason"] == "CONTENT_STORE_UNAVAILABLE"
+            retried = [line for line in lines if line["event"] == "operation will be retried"]
             assert [line["reason"] for line in retried] == ["CONTENT_STORE_UNAVAILABLE"]
             assert_clean(darkroom, storage, prefix, 1)
 
@@ -229,17 +233,6 @@ def test_a_bucket_that_is_not_there_is_named(
     )
 
 
-def test_an_export_with_settings_that_never_work_says_so(
-    darkroom: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_PROFILE", "none-of-that-name")
-    refused = darkroom.command("image", "export", "id", str(tmp_path / "file"))
-    assert refused.returncode == 1  # there is no such image, and no store is asked
-    refused = darkroom.command("fsck")
-    assert refused.returncode == 2
-    assert "none-of-that-name" in refused.stderr and "Traceback" not in refused.stderr
-
-
 def test_without_its_packages_the_way_to_them_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,16 +241,3 @@ def test_without_its_packages_the_way_to_them_is_told(
     monkeypatch.setitem(sys.modules, "botocore", None)
     with pytest.raises(ValueError, match=r"pip install darkroom-images\[s3\]"):
         wiring.open_contents(Settings(data_dir=tmp_path, content_url="s3://contents"))
-
-
-def test_a_storage_that_is_away_at_the_start_is_waited_for(
-    tmp_path: Path, source: ObjectServer, storage: Storage, prefix: str, disk: Path
-) -> None:
-    away = first(lambda request: True, lambda request: request.reset(), times=4)
-    with FaultyProxy(storage).running() as proxy:
-        proxy.begin(away)
-        environment = settings(storage, prefix, proxy.port)
-        with installation(tmp_path, source.origin, **environment) as darkroom:
-            warned = [line for line in darkroom.log_lines() if "out of reach" in line["event"]]
-            assert warned and warned[0]["reason"] == "CONTENT_STORE_UNAVAILABLE"
-            imported(darkroom.done(darkroom.create(source.url(disk.name)).id))

@@ -253,19 +253,26 @@ def test_a_cancel_is_heard_within_a_second_however_stuck_the_storage_is(
     assert storage.keys(prefix) == []
 
 
-def test_a_trickle_counts_as_a_stall(behind: MakeContents, proxy: FaultyProxy, made: Path) -> None:
+def test_a_trickle_counts_as_a_stall(
+    behind: MakeContents, proxy: FaultyProxy, tmp_path: Path
+) -> None:
     def trickle(request: Request) -> None:
         for piece in request.body():
             assert piece
             if proxy.ended.wait(0.1):
                 return
 
-    slow = UploadLimits(PART_BYTES, 2, stall_seconds=1.0, min_bytes_per_second=50 * MIB)
+    data = DATA * 6  # in one part, which is more than the kernel takes off our hands
+    made = tmp_path / "larger"
+    made.write_bytes(data)
+    slow = UploadLimits(len(data), 1, stall_seconds=1.0, min_bytes_per_second=50 * MIB)
     contents = behind(first(is_part, trickle, times=99), CallLimits(), slow)
+    watch = ManualWatch()
     with pytest.raises(Failure) as caught:
-        contents.put("op1.1", made, DIGEST, ManualWatch())
+        contents.put("op1.1", made, hashlib.sha256(data).hexdigest(), watch)
     assert caught.value.reason == "CONTENT_STORE_UNAVAILABLE"
     assert "too slowly" in caught.value.message
+    assert 0 < watch.reports[-1][0] < len(data), "progress is seen inside of a part"
 
 
 def test_parts_are_bounded_and_progress_is_in_bytes(behind: MakeContents, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from darkroom.telemetry.failpoints import failpoint
 _POLL_SECONDS = 0.02
 _MAX_PARTS = 10_000
 """Of one upload (Amazon S3 user guide, multipart upload limits)."""
-_SENDING_BYTES = 64 * 1024
-"""Bodies are sent in smaller pieces than this, and signed in larger ones."""
+_SENDING_BYTES = 512 * 1024
+"""botocore sends bodies in smaller pieces than this (128 KiB) and signs them in larger ones."""
 _LEAVE_SECONDS = 0.5
 """How long an interrupted caller waits for the upload to be aborted."""
 _NO_UPLOAD = "NoSuchUpload"
