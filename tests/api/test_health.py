@@ -1,20 +1,27 @@
 """Health and reflection, with the generated stubs and with grpcurl."""
 
 import contextlib
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from api.client import Client, refused, until
-from api.conftest import LogLines
+from api.conftest import LogLines, Starter
 from darkroom.api.readiness import Readiness
 from darkroom.api.reflection import served_index
 from darkroom.api.server import Server
@@ -143,6 +150,62 @@ def test_the_index_answers_only_what_is_there() -> None:
     assert not index.file_of_extension(field_options, 1)
     assert not index.file("no/such.proto")
     assert not index.file_of_symbol("no.such.Symbol")
+
+
+def test_watches_that_end_while_others_are_told_hold_nobody_up(server: Server) -> None:
+    """A lock that is held while a message is sent must not be needed for another watch's end."""
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as own:
+            anything: Any = own
+            for _ in range(150):
+                watch = anything.stream_stream("/grpc.health.v1.Health/Watch")(iter([b""]))
+                next(watch)
+                watch.cancel()
+
+    def tell() -> None:
+        serving = False
+        while not done.is_set():
+            server.set_serving(serving)
+            serving = not serving
+
+    with ThreadPoolExecutor(5) as pool:
+        teller = pool.submit(tell)
+        for each in [pool.submit(come_and_go) for _ in range(4)]:
+            each.result(timeout=60)
+        done.set()
+        teller.result(timeout=60)
+    server.set_serving(True)
+    with grpc.insecure_channel(server.address) as channel:
+        assert check(Client(channel), "") == Status.SERVING
+
+
+def test_a_watcher_that_takes_nothing_in_holds_nobody_up(start: Starter) -> None:
+    server = start(request_body_seconds=0.5)
+    http = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    http.initiate_connection()
+    http.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    path = "/grpc.health.v1.Health/Watch"
+    headers = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
+    headers |= {"te": "trailers", "content-type": "application/grpc"}
+    stuck = 4  # as many as there are threads for it
+    for stream in range(1, 2 * stuck, 2):
+        http.send_headers(stream, list(headers.items()))
+        http.send_data(stream, bytes(5), end_stream=True)
+    host, _, port = server.address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port))) as connection,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        connection.sendall(http.data_to_send())
+        while not any(
+            isinstance(event, h2.events.ResponseReceived)
+            for event in http.receive_data(connection.recv(65536))
+        ):
+            connection.sendall(http.data_to_send())
+        server.set_serving(False)
+        assert check(Client(channel), "") == Status.NOT_SERVING
 
 
 def test_watches_that_end_at_once_leave_nothing_behind(server: Server) -> None:

@@ -162,7 +162,7 @@ class Server:
         self._pool = executor(settings.rpc_threads, self._alarms, "rpc")
         self._health_pool = executor(_HEALTH_THREADS, self._alarms, "health")
         self._reflection_pool = ThreadPoolExecutor(_REFLECTION_THREADS, "reflection")
-        self._health = health.Health(service.full_name for service in services)
+        self._health = health.Health((service.full_name for service in services), self._alarms)
         self._server = grpc.server(self._pool, options=_options(settings))
         for service, handlers in services.items():
             self._add(
