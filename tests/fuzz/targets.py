@@ -23,7 +23,9 @@ from darkroom.config import Settings
 from darkroom.domain import errors, listing, query
 from darkroom.domain.errors import Failure
 from darkroom.domain.image import Image
+from darkroom.imaging import qcow2
 from darkroom.imaging.inspection import InspectionLimits, inspect
+from darkroom.imaging.layout import Layout
 from darkroom.imaging.sources import SourcePolicy, parse_endpoint, redacted, source_identity
 from darkroom.operations.catalog import CatalogError
 from darkroom.storage.sqlite import SqliteStore
@@ -83,8 +85,11 @@ def image(data: bytes) -> None:
         assert found.virtual_size_bytes - len(data) in range(512)
     else:
         assert data.startswith(b"QFI\xfb" if found.format == "qcow2" else b"KDMV")
-        # What qemu follows to other files stands in these fields of a qcow2.
-        assert found.format != "qcow2" or data[8:20] == bytes(12)
+    if found.format == "qcow2":
+        # What qemu follows to other files stands in these fields.
+        assert data[8:20] == bytes(12)
+        with contextlib.suppress(Failure):
+            qcow2.require_data(Layout(_IMAGE, len(data)), lambda: None)
 
 
 # --- requests -------------------------------------------------------------------------------------
