@@ -86,6 +86,7 @@ class Installation:
                     "DARKROOM_FAILPOINTS": str(self.failpoints),
                     "DARKROOM_LEASE_SECONDS": "2",
                     "DARKROOM_TLS_LISTEN": "",
+                    "DARKROOM_DRAIN_SECONDS": "0",
                     **self._settings,
                 },
                 stderr=log,

@@ -228,8 +228,23 @@ class Settings:
         "How long an operation stays with a worker that shows no sign of life.",
         _seconds(1.0),
     )
+    drain_seconds: float = _setting(
+        0.5,
+        "How long calls are still taken after SIGTERM, while health checks already hear "
+        "NOT_SERVING: what load balancers need to notice.",
+        _seconds(0.0),
+    )
     grace_seconds: float = _setting(
-        20.0, "How long running calls may take to finish after SIGTERM.", _seconds(0.0)
+        20.0,
+        "How long running calls may take to finish after that, while new ones are refused.",
+        _seconds(0.0),
+    )
+    max_connection_age_seconds: float = _setting(
+        300.0,
+        "A connection is asked to be made anew after about so long, a tenth more or less, so that "
+        "new replicas get traffic; its running calls may finish within `--grace-seconds`. "
+        "0: never.",
+        _seconds(0.0),
     )
     max_concurrent_rpcs: int = _setting(
         32, "Calls whose handlers run at the same moment; more are refused.", _whole_number(1)

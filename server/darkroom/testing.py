@@ -26,6 +26,7 @@ _LOOPBACK = "127.0.0.1"
 _DEFAULTS: Mapping[str, object] = {
     "listen": f"{_LOOPBACK}:0",
     "tls_listen": f"{_LOOPBACK}:0",
+    "drain_seconds": 0,
     "grace_seconds": 1,
 }
 

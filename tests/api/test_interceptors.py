@@ -28,6 +28,7 @@ def test_the_interceptors_stand_in_this_order() -> None:
         "access log",
         "errors",
         "admission",
+        "drain",
         "authentication",
         "load limit",
         "validation",

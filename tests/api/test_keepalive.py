@@ -2,11 +2,12 @@
 
 import time
 
+import grpc
 import h2.errors
 import pytest
 
-from api.client import Client
-from api.conftest import Starter
+from api.client import PATIENCE_SECONDS, Client
+from api.conftest import LogLines, Starter
 from darkroom.api import server as server_module
 from darkroom.api.server import Server
 from raw_grpc import Connection, Ended, connected
@@ -72,3 +73,14 @@ def test_a_flood_of_pings_ends_its_own_connection_and_no_other(
         assert bad.goodbye == (h2.errors.ErrorCodes.ENHANCE_YOUR_CALM, b"too_many_pings")
         assert answers(good)
     assert len(client.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)) == 2
+
+
+def test_old_connections_are_made_anew_and_no_call_is_lost(start: Starter, lines: LogLines) -> None:
+    server = start(max_connection_age_seconds=0.2)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with grpc.insecure_channel(server.address) as channel:
+        client = Client(channel)
+        while len({line["peer"] for line in lines.calls()}) < 3:
+            assert time.monotonic() < deadline, "the connection stays"
+            client.raw("/yandex.cloud.compute.v1.ZoneService/List", b"")
+    assert {line["code"] for line in lines.calls()} == {"OK"}

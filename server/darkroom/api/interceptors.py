@@ -64,6 +64,8 @@ class Interceptors:
         self._request_seconds = request_seconds
         self._max_request_bytes = max_request_bytes
         self._max_metadata_bytes = max_metadata_bytes
+        self._refusing = threading.Event()
+        self._running: set[Call] = set()
         self._places = _Places(max_running)
         # Writers all wait for one lock; if whoever holds it is stuck, readers still get through.
         self._writing_places = _Places(max(1, max_running // 2))
@@ -72,11 +74,21 @@ class Interceptors:
             ("access log", self._access_log),
             ("errors", self._errors),
             ("admission", self._admission),
+            ("drain", self._drain),
             ("authentication", self._authentication),
             ("load limit", self._load_limit),
             ("validation", self._validation),
             ("authorisation", self._authorisation),
         )
+
+    @property
+    def running(self) -> int:
+        """Calls that were not refused and have no answer yet; health and reflection left out."""
+        return len(self._running)
+
+    def refuse_new_calls(self) -> None:
+        """From now on: the server is shutting down. Health and reflection go on."""
+        self._refusing.set()
 
     def around(self, method: Method, handler: Handler) -> Behaviour:
         """The handler with all interceptors, as grpcio calls it: bytes in, bytes out."""
@@ -160,6 +172,23 @@ class Interceptors:
             if size_bytes > max_metadata_bytes:
                 raise errors.metadata_too_large(size_bytes, max_metadata_bytes)
             return inner(call)
+
+        return handle
+
+    def _drain(self, method: Method, inner: Handler) -> Handler:
+        if method.permission == PUBLIC:
+            return inner
+        refusing, running = self._refusing.is_set, self._running
+
+        def handle(call: Call) -> Any:
+            # Before the look: whoever waits for the last call must not miss this one.
+            running.add(call)
+            try:
+                if refusing():
+                    raise errors.shutting_down()
+                return inner(call)
+            finally:
+                running.discard(call)
 
         return handle
 

@@ -41,6 +41,7 @@ _HEALTH_THREADS = 4
 _REFLECTION_THREADS = 128
 """A reflection stream holds a thread for as long as it is open."""
 _FLUSH_SECONDS = 0.2
+_POLL_SECONDS = 0.01
 
 _WALL = 2
 """The interceptors refuse what is above a limit, with advice and a line in the log. What is this
@@ -60,10 +61,21 @@ _OPTIONS = (
 def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
         *_OPTIONS,
+        *_age(settings),
         ("grpc.max_receive_message_length", settings.max_request_size * _WALL),
         # Above the first of these two core refuses now and then, above the second always.
         ("grpc.max_metadata_size", settings.max_metadata_size * _WALL),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_size * _WALL),
+    ]
+
+
+def _age(settings: Settings) -> list[tuple[str, int]]:
+    """gRPC's core spreads the age by a tenth, so that not all connections end together."""
+    if not settings.max_connection_age_seconds:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", max(1, round(settings.max_connection_age_seconds * 1000))),
+        ("grpc.max_connection_age_grace_ms", max(1, round(settings.grace_seconds * 1000))),
     ]
 
 
@@ -150,7 +162,7 @@ class Server:
             PERMISSIONS,
         )
         check_operation_types(OPERATION_TYPES)
-        interceptors = Interceptors(
+        self._interceptors = interceptors = Interceptors(
             authenticator,
             authorizer,
             max_running=settings.max_concurrent_rpcs,
@@ -233,17 +245,30 @@ class Server:
         """Tell health checks, overall and per service."""
         self._health.set_serving(serving)
 
+    def refuse_new_calls(self) -> None:
+        """Answer new calls UNAVAILABLE, SHUTTING_DOWN; health goes on and says NOT_SERVING."""
+        self._health.shut_down()
+        self._interceptors.refuse_new_calls()
+
+    def wait_for_calls(self, deadline: float) -> bool:
+        """Whether the last running call came to its end before `deadline` (monotonic clock)."""
+        while self._interceptors.running:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
     def stop(self, grace_seconds: float) -> None:
-        """Refuse new calls, let the running ones finish for at most `grace_seconds`, end.
+        """Take no new calls, let the running ones finish for at most `grace_seconds`, end.
 
         Open streams of health and reflection, and calls whose request has not come, are not
         waited for.
         """
-        self._health.shut_down()
+        self.refuse_new_calls()
         deadline = time.monotonic() + grace_seconds
         stopped = self._server.stop(grace_seconds)
         if isinstance(self._pool, RequestFirstExecutor):
-            while self._pool.running and not stopped.wait(0.01):
+            while self._pool.running and not stopped.wait(_POLL_SECONDS):
                 pass
             stopped.wait(min(_FLUSH_SECONDS, max(0.0, deadline - time.monotonic())))
             self._server.stop(None)

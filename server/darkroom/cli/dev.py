@@ -43,8 +43,8 @@ _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _STORAGE_STOP_SECONDS = 0.0
 """SeaweedFS may take half a minute to end in good order, and what it keeps survives a kill."""
-_SERVE_STOP_SECONDS = 5.0
-"""Beyond the grace period of `serve` itself."""
+_SERVE_STOP_SECONDS = 15.0
+"""Beyond what `serve` itself gives its calls: its workers need time too."""
 _GATEWAY_STOP_SECONDS = 2.0
 _PARTS_MISSING = "parts are missing: install them with `pip install darkroom-images[dev]`"
 
@@ -274,7 +274,7 @@ def _server(stack: Stack, data_dir: Path, settings: config.Settings) -> Iterator
     command += ["--tls-listen", stack.tls_listen]
     command += ["--listen", stack.listen, "--source-allow", f"{stack.storage_url}/"]
     command += ["--catalog", settings.catalog or str(CATALOG)]
-    stop_seconds = settings.grace_seconds + _SERVE_STOP_SECONDS
+    stop_seconds = settings.drain_seconds + settings.grace_seconds + _SERVE_STOP_SECONDS
     with _part(command, data_dir / "serve.log", stop_seconds) as part:
         yield part
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from darkroom import config, wiring
 from darkroom.api import catalog_file
@@ -15,6 +15,7 @@ from darkroom.api.server import Server, build_server, build_tls_server, certific
 from darkroom.api.tokens import Tokens
 from darkroom.cli import control
 from darkroom.cli.command import Subparsers
+from darkroom.cli.drain import drain
 from darkroom.cli.patience import patiently
 from darkroom.config import Settings
 from darkroom.domain.errors import Failure
@@ -96,10 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
                 ),
             )
         stop.wait()
-    log.info("draining")
-    readiness.stop()
-    parts = [supervisor.stop] if prepared else []
-    _drain([*parts, *(server.stop for server in servers.values())], settings.grace_seconds)
+    drain(settings, supervisor if prepared else None, readiness, tuple(servers.values()))
     deployment.close()
     log.info("stopped")
     return status
@@ -113,14 +111,6 @@ def _supervisor(settings: Settings, deployment: wiring.Deployment) -> Supervisor
         silence_seconds=settings.lease_seconds,
         died=deployment.store.put_back_all,
     )
-
-
-def _drain(parts: Sequence[Callable[[float], object]], grace_seconds: float) -> None:
-    ending = [threading.Thread(target=part, args=(grace_seconds,)) for part in parts]
-    for thread in ending:
-        thread.start()
-    for thread in ending:
-        thread.join()
 
 
 def _prepared_at_once(prepare: Callable[[], None]) -> bool:

@@ -12,7 +12,7 @@ from darkroom.cli.command import Subparsers
 from darkroom.cli.patience import patiently
 from darkroom.telemetry import logs
 from darkroom.worker import tether
-from darkroom.worker.supervisor import new_owner
+from darkroom.worker.supervisor import STOP_CLAIMING, new_owner
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     def drain(_number: int, _frame: FrameType | None) -> None:
         worker.drain()
 
+    def stop_claiming(_number: int, _frame: FrameType | None) -> None:
+        worker.stop_claiming()
+
+    signal.signal(STOP_CLAIMING, stop_claiming)
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGINT, drain)
     log.info("working")

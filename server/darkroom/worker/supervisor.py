@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 """A supervised worker writes one byte this often."""
 
+STOP_CLAIMING = signal.SIGUSR1
+"""What a supervised worker is sent that shall finish what it runs, begin nothing and end."""
+
 _RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Pauses before restarts in a row; a worker that lived for a minute starts the row anew."""
 
@@ -64,6 +67,11 @@ class Supervisor:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+
+    def stop_claiming(self) -> None:
+        """Have no worker begin anything more, and start none anew. What they run goes on."""
+        self._stopping.set()
+        self._signal(STOP_CLAIMING)
 
     def stop(self, grace_seconds: float) -> None:
         """Ask every worker to give its lease back and end; kill those that do not in time."""

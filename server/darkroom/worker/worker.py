@@ -92,15 +92,21 @@ class Worker:
         self._keys = KeyWatch(store, key_ids)
         self._lease = lease
         self._clock_us = clock_us
+        self._closing = threading.Event()
         self._draining = threading.Event()
+
+    def stop_claiming(self) -> None:
+        """Claim nothing more; what is running may end. Safe in a signal handler."""
+        self._closing.set()
 
     def drain(self) -> None:
         """Claim nothing more and give back what is running. Safe in a signal handler."""
+        self._closing.set()
         self._draining.set()
 
     def run_forever(self) -> None:
-        """Until `drain`: claim and run what is due, collect garbage in between."""
-        while not self._draining.is_set():
+        """Until `drain` or `stop_claiming`: claim and run what is due, collect in between."""
+        while not self._closing.is_set():
             try:
                 claim = self._store.claim(self._owner, self._keys.held)
                 if claim is None:
