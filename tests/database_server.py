@@ -110,10 +110,10 @@ class DatabaseServer:
         self.process.send_signal(number)
 
     def stop(self) -> None:
-        """End it in order; whoever is connected is cut off."""
+        """End it in order, or at once where its files are of no worth; cuts off everybody."""
         if self.process is None or self.process.poll() is not None:
             return
-        self._signal(signal.SIGINT)
+        self._signal(signal.SIGINT if self._durable else signal.SIGQUIT)
         try:
             self.process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:

@@ -24,18 +24,28 @@ def _sqlite(_request: pytest.FixtureRequest, folder: Path) -> Iterator[Opener]:
     )
 
 
+def _on(url: str) -> Opener:
+    return lambda: PostgresStore(url, lease_seconds=LEASE_SECONDS, busy_seconds=10.0)
+
+
 def _postgres(request: pytest.FixtureRequest, _folder: Path) -> Iterator[Opener]:
     url = request.getfixturevalue("postgres_database")
     # Ten times as fast as a database for each test, and nothing but rows could be left of others.
     with contextlib.closing(PostgresStore(url)) as store:
         store.write(lambda tx: tx.clear())
-    yield lambda: PostgresStore(url, lease_seconds=LEASE_SECONDS, busy_seconds=10.0)
+    yield _on(url)
 
 
-BACKENDS: dict[str, Callable[[pytest.FixtureRequest, Path], Iterator[Opener]]] = {
-    "sqlite": _sqlite,
-    "postgres": _postgres,
-}
+def _fresh_postgres(request: pytest.FixtureRequest, _folder: Path) -> Iterator[Opener]:
+    with database(request.getfixturevalue("postgres_url")) as url:
+        yield _on(url)
+
+
+Backend = Callable[[pytest.FixtureRequest, Path], Iterator[Opener]]
+
+BACKENDS: dict[str, Backend] = {"sqlite": _sqlite, "postgres": _postgres}
+FRESH: dict[str, Backend] = {"sqlite": _sqlite, "postgres": _fresh_postgres}
+"""The same without a schema."""
 
 
 @pytest.fixture(scope="session")
@@ -47,20 +57,31 @@ def postgres_database(postgres_url: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=sorted(BACKENDS))
-def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Opens the test's database, migrated, any number of times; closes all of them."""
+def _opened(backend: Iterator[Opener], *, migrated: bool) -> Iterator[Opener]:
     opened: list[MetadataStore] = []
-    for opener in BACKENDS[request.param](request, tmp_path):
+    for opener in backend:
 
         def open_one(opener: Opener = opener) -> MetadataStore:
             opened.append(opener())
             return opened[-1]
 
-        open_one().migrate()
+        if migrated:
+            open_one().migrate()
         yield open_one
         for store in opened:
             store.close()
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Opens the test's database, migrated, any number of times; closes all of them."""
+    yield from _opened(BACKENDS[request.param](request, tmp_path), migrated=True)
+
+
+@pytest.fixture(params=sorted(FRESH))
+def empty_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """The same for a database without schema."""
+    yield from _opened(FRESH[request.param](request, tmp_path), migrated=False)
 
 
 @pytest.fixture
