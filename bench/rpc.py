@@ -95,24 +95,32 @@ def main() -> int:
         ours = stack.enter_context(running(command, folder / "ours.log", cpu=0))
         yardstick = [sys.executable, str(Path(__file__).with_name("bare.py"))]
         bare = stack.enter_context(running(yardstick, None, cpu=0))
-        image_id = seed(folder)
+        counted_data = folder / "counted"
+        counted_command = server_command(counted_data, "--metrics-listen", "127.0.0.1:0")
+        counted = stack.enter_context(running(counted_command, folder / "counted.log", cpu=0))
+        image_id = seed(folder / "data")
+        seed(counted_data, image_id)
         channel = stack.enter_context(grpc.insecure_channel(ours.address))
         stub = image_service_pb2_grpc.ImageServiceStub(channel)
         get = image_service_pb2.GetImageRequest(image_id=image_id)
         create = image_service_pb2.CreateImageRequest(folder_id=FOLDER, image_id=image_id)
         listing = image_service_pb2.ListImagesRequest(folder_id=FOLDER, page_size=50)
-        for title, goal, method, request, calls in (
-            ("Get of an existing image / empty handler", 0.55, "Get", get, arguments.calls),
+        for title, goal, method, request, calls, server in (
+            ("Get of an existing image / empty handler", 0.55, "Get", get, arguments.calls, ours),
+            (
+                "the same with figures for Prometheus",
+                *(0.55, "Get", get, arguments.calls, counted),
+            ),
             (
                 "Create from image_id / bare handler, same rows",
-                *(0.6, "Create", create, arguments.calls // 4),
+                *(0.6, "Create", create, arguments.calls // 4, ours),
             ),
-            ("List of 50 / empty handler", None, "List", listing, arguments.calls // 20),
+            ("List of 50 / empty handler", None, "List", listing, arguments.calls // 20, ours),
         ):
             reply = getattr(stub, method)(request).SerializeToString()
             ratios.append(
                 compare(
-                    *(title, goal, ours, bare, PREFIX + method, request.SerializeToString()),
+                    *(title, goal, server, bare, PREFIX + method, request.SerializeToString()),
                     len(framed(reply)),
                     pairs=arguments.pairs,
                     calls=calls,
@@ -122,12 +130,12 @@ def main() -> int:
     return report(ratios)
 
 
-def seed(folder: Path) -> str:
+def seed(data: Path, image_id: str = "") -> str:
     """Write one READY image straight into the database; returns its id."""
-    store = SqliteStore(folder / "data" / "metadata.sqlite")
+    store = SqliteStore(data / "metadata.sqlite")
     content = Content("bench.1", 1 << 30, 1 << 28, "0" * 64, "0" * 64, 0)
     image = Image(
-        id=new_id(),
+        id=image_id or new_id(),
         folder_id=FOLDER,
         created_at_us=1_790_000_000_000_000,
         status=Status.READY,

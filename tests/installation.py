@@ -101,6 +101,7 @@ class Installation:
 
         started = until(serving, "the server to serve")
         self.address = str(started["listen"])
+        self.metrics_address = str(started.get("metrics_listen", ""))
         self.tls_address = str(started.get("tls_listen", ""))
         self.channel = grpc.insecure_channel(self.address)
         self.images = image_service_pb2_grpc.ImageServiceStub(self.channel)
@@ -138,9 +139,9 @@ class Installation:
     def log_text(self) -> str:
         return self.log_path.read_text(encoding="utf-8")
 
-    def log_lines(self, offset: int = 0) -> list[dict[str, Any]]:
+    def log_lines(self, offset: int = 0, path: Path | None = None) -> list[dict[str, Any]]:
         """Every complete line, parsed: a line that is no JSON fails the test."""
-        text = self.log_path.read_bytes()[offset:].decode()
+        text = (path or self.log_path).read_bytes()[offset:].decode()
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     # --- failpoints -------------------------------------------------------------------------------
@@ -200,11 +201,15 @@ class Installation:
         result = self.command("image", "export", image_id, str(target))
         assert result.returncode == 0, result.stderr
 
+    def environment(self) -> dict[str, str]:
+        """Variables of another process that belongs to this installation."""
+        return {**os.environ, **self._settings, "DARKROOM_DATA_DIR": str(self.data)}
+
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command on this installation, with its settings, however it ends."""
         return subprocess.run(
             [sys.executable, "-m", "darkroom", *arguments],
-            env={**os.environ, **self._settings, "DARKROOM_DATA_DIR": str(self.data)},
+            env=self.environment(),
             capture_output=True,
             text=True,
             check=False,

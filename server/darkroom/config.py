@@ -273,6 +273,12 @@ class Settings:
     request_body_seconds: float = _setting(
         10.0, "How long a caller may take to send a request after its headers.", _seconds(0.1)
     )
+    metrics_listen: str = _setting(
+        "",
+        "Address at which Prometheus finds `/metrics`, over HTTP; port 0 picks one. Empty: "
+        "nothing is counted, so that no port is taken which nobody asked for.",
+        _listen_or_nothing,
+    )
     log_level: str = _setting(
         "info", "Least severe log line that is written.", _one_of("debug", "info", "warning")
     )

@@ -1,9 +1,11 @@
 """The only module that names concrete classes: settings in, working parts out."""
 
+import importlib.metadata
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from darkroom.config import SettingError, Settings
 from darkroom.domain.errors import Failure
@@ -18,6 +20,7 @@ from darkroom.imaging.sources import SourcePolicy
 from darkroom.operations.delayed import Delayed, DelayedEnding, EitherEnding, EitherRunner
 from darkroom.operations.desk import Operations
 from darkroom.operations.image_create import ImageCreateEnding, ImageImport
+from darkroom.storage.observed import observed
 from darkroom.storage.port import MetadataStore
 from darkroom.storage.sealing import Keyring, announce
 from darkroom.storage.sqlite import SqliteStore
@@ -25,6 +28,10 @@ from darkroom.upkeep.manifest import Places
 from darkroom.worker.attempt import LeaseSettings
 from darkroom.worker.collector import Collector
 from darkroom.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from darkroom.telemetry.exposition import Exposition
+    from darkroom.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +128,7 @@ def restore_mark(settings: Settings) -> Path:
     return settings.data_dir / "restore.incomplete"
 
 
-def open_contents(settings: Settings) -> ContentStore:
+def open_contents(settings: Settings, metrics: "Metrics | None" = None) -> ContentStore:
     """The content store, not yet asked anything. Raises `OSError`, `SettingError`."""
     if settings.content_bucket is None:
         return LocalContents(_private_folder(settings.contents_path))
@@ -133,19 +140,40 @@ def open_contents(settings: Settings) -> ContentStore:
         raise SettingError("content_url: S3 needs `pip install darkroom-images[s3]`") from None
     bucket, prefix = settings.content_bucket
     try:
-        return S3Contents(Calls(bucket), prefix)
+        observe = metrics.object_storage_call if metrics is not None else None
+        return S3Contents(Calls(bucket, observe=observe), prefix)
     except ValueError as error:
         raise SettingError(f"content_url: {error}") from None
 
 
-def open_deployment(settings: Settings) -> Deployment:
+def metrics(settings: Settings) -> "Metrics | None":
+    """What counts in this process; None, and nothing is imported for it, if nobody asks."""
+    if not settings.metrics_listen:
+        return None
+    from darkroom.telemetry.metrics import Metrics
+
+    return Metrics()
+
+
+def exposition(metrics: "Metrics", deployment: "Deployment | None" = None) -> "Exposition":
+    """What shows figures, with those of the whole installation if its `deployment` is given."""
+    from darkroom.storage.figures import StoreFigures
+    from darkroom.telemetry.exposition import Exposition
+
+    metrics.describe_process(importlib.metadata.version("darkroom-images"))
+    if deployment is not None:
+        metrics.registry.register(StoreFigures(deployment.store))
+    return Exposition(metrics)
+
+
+def open_deployment(settings: Settings, metrics: "Metrics | None" = None) -> Deployment:
     """Open everything under the settings. Raises `OSError` or `ValueError` saying what is wrong."""
     if restore_mark(settings).exists():
         raise OSError(
             f"a restore to {settings.data_dir} did not come to its end: empty it and restore again"
         )
     _private_folder(settings.data_dir)
-    contents = open_contents(settings)
+    contents = open_contents(settings, metrics)
     try:
         contents.probe()
     except Failure as failure:
@@ -154,7 +182,7 @@ def open_deployment(settings: Settings) -> Deployment:
         log.warning("content storage out of reach", extra={"fields": fields})
     return Deployment(
         settings,
-        open_store(settings),
+        observed(open_store(settings), [metrics.store_call] if metrics is not None else []),
         contents,
         Keyring.load_or_create(settings.secret_key_path),
     )
@@ -175,7 +203,7 @@ def replace_secret_key(settings: Settings, store: MetadataStore) -> None:
     announce(Keyring.load_or_create(settings.secret_key_path), store, replace=True)
 
 
-def operations(deployment: Deployment) -> Operations:
+def operations(deployment: Deployment, metrics: "Metrics | None" = None) -> Operations:
     """The front desk for the API process."""
     return Operations(
         deployment.store,
@@ -183,10 +211,11 @@ def operations(deployment: Deployment) -> Operations:
         deployment.keyring.seal,
         delay_seconds=deployment.settings.operation_delay,
         max_active_per_folder=deployment.settings.max_active_operations_per_folder,
+        metrics=metrics,
     )
 
 
-def worker(deployment: Deployment, owner: str) -> Worker:
+def worker(deployment: Deployment, owner: str, metrics: "Metrics | None" = None) -> Worker:
     """A worker of this installation under the name `owner`."""
     settings = deployment.settings
     scratch = _private_folder(settings.scratch_path)
@@ -206,6 +235,7 @@ def worker(deployment: Deployment, owner: str) -> Worker:
         contents=deployment.contents,
         scratch=scratch,
         max_file_bytes=settings.max_source_size,
+        metrics=metrics,
     )
     return Worker(
         deployment.store,
@@ -215,6 +245,7 @@ def worker(deployment: Deployment, owner: str) -> Worker:
             deployment.contents,
             scratch,
             retention_seconds=settings.operation_retention,
+            metrics=metrics,
         ),
         owner,
         key_ids=deployment.keyring.key_ids,
@@ -222,6 +253,7 @@ def worker(deployment: Deployment, owner: str) -> Worker:
             lease_seconds=settings.lease_seconds,
             heartbeat_seconds=settings.lease_seconds / 5,
         ),
+        metrics=metrics,
     )
 
 

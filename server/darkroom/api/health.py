@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 
 from darkroom.api.arrival import Alarms
 from darkroom.api.calls import Call, Method
-from darkroom.api.interceptors import Behaviour, Interceptors, watch_stream
+from darkroom.api.interceptors import Behaviour, Interceptors
 from darkroom.api.status import answer, refusal
 from darkroom.domain import errors
 
@@ -116,7 +116,7 @@ class Health:
             return interceptors.around(method, self.check)
 
         def watch(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
-            call = watch_stream(method, context)
+            call = interceptors.watch_stream(method, context)
             try:
                 message = health_pb2.HealthCheckRequest.FromString(request)
             except (DecodeError, TypeError):  # a NoRequest is no bytes

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -25,6 +25,9 @@ from darkroom.api.validation import Report, Validator
 from darkroom.domain import errors
 from darkroom.domain.errors import Failure
 from darkroom.telemetry.logs import often
+
+if TYPE_CHECKING:
+    from darkroom.telemetry.metrics import Metrics, RpcFigures
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("darkroom.access")
@@ -56,6 +59,7 @@ class Interceptors:
         request_seconds: float,
         max_request_bytes: int = sys.maxsize,
         max_metadata_bytes: int = sys.maxsize,
+        metrics: "Metrics | None" = None,
     ) -> None:
         """`request_seconds` is only shown to users: the pool of the server keeps the limit."""
         self._authenticator = authenticator
@@ -66,12 +70,14 @@ class Interceptors:
         self._max_metadata_bytes = max_metadata_bytes
         self._refusing = threading.Event()
         self._running: set[Call] = set()
+        self._metrics = metrics
         self._places = _Places(max_running)
         # Writers all wait for one lock; if whoever holds it is stuck, readers still get through.
         self._writing_places = _Places(max(1, max_running // 2))
         self.ordered: tuple[tuple[str, Callable[[Method, Handler], Handler]], ...] = (
             ("request id", self._request_id),
             ("access log", self._access_log),
+            ("figures", self._figures),
             ("errors", self._errors),
             ("admission", self._admission),
             ("drain", self._drain),
@@ -114,10 +120,31 @@ class Interceptors:
         assert method.permission == PUBLIC, "streams have no other interceptors yet"
 
         def behave_and_log(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            watch_stream(method, context)
+            self.watch_stream(method, context)
             return iter(behave(_without_long_silence(requests, context, alarms), context))
 
         return behave_and_log
+
+    def watch_stream(self, method: Method, context: grpc.ServicerContext) -> Call:
+        """Give a stream its ids at its start, its log line and its figures at its end."""
+        call = Call(None, context)
+        context.send_initial_metadata(identify(call))
+        started = time.perf_counter()
+        figures = self._figures_of(method)
+        if figures is not None:
+            figures.started()
+
+        def ended() -> None:
+            code = context.code()  # type: ignore[attr-defined]
+            name = code.name if code else "OK"
+            seconds = time.perf_counter() - started
+            write_line(method.path, call, seconds, name)
+            if figures is not None:
+                figures.ended(name, seconds)
+
+        if not context.add_callback(ended):
+            ended()
+        return call
 
     # --- in order ---------------------------------------------------------------------------------
 
@@ -143,6 +170,32 @@ class Interceptors:
             return outcome
 
         return handle
+
+    def _figures(self, method: Method, inner: Handler) -> Handler:
+        figures = self._figures_of(method)
+        if figures is None:
+            return inner
+        started_one, ended, clock = figures.started, figures.ended, time.perf_counter
+
+        def handle(call: Call) -> Any:
+            started_one()
+            started = clock()
+            outcome = inner(call)
+            code = outcome.code.name if outcome.__class__ is Refusal else "OK"
+            ended(code, clock() - started)
+            return outcome
+
+        return handle
+
+    def _figures_of(self, method: Method) -> "RpcFigures | None":
+        if self._metrics is None:
+            return None
+        if method.request is None:
+            # Callers choose the names of methods that do not exist: one series for all of them.
+            return self._metrics.rpc("unary", "unknown", "unknown")
+        kind = "bidi_stream" if method.client_streaming else "server_stream"
+        service = method.path[1:].rpartition("/")[0]
+        return self._metrics.rpc(kind if method.server_streaming else "unary", service, method.name)
 
     def _errors(self, method: Method, inner: Handler) -> Handler:
         def handle(call: Call) -> Any:
@@ -328,21 +381,6 @@ def write_line(path: str, call: Call, seconds: float, code: str, reason: str = "
     if call.operation_id:
         fields["operation_id"] = call.operation_id
     often(access_log, "rpc", fields)
-
-
-def watch_stream(method: Method, context: grpc.ServicerContext) -> Call:
-    """Give a stream its ids at its start and its log line at its end."""
-    call = Call(None, context)
-    context.send_initial_metadata(identify(call))
-    started = time.perf_counter()
-
-    def ended() -> None:
-        code = context.code()  # type: ignore[attr-defined]
-        write_line(method.path, call, time.perf_counter() - started, code.name if code else "OK")
-
-    if not context.add_callback(ended):
-        ended()
-    return call
 
 
 def _without_long_silence(

@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -31,6 +31,9 @@ from darkroom.config import MAX_CONCURRENT_STREAMS, Settings
 from darkroom.domain import errors
 from darkroom.operations.desk import Operations
 from darkroom.storage.port import MetadataStore
+
+if TYPE_CHECKING:
+    from darkroom.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +142,7 @@ class Server:
         authorizer: Authorizer,
         tokens: Tokens,
         listener: Listener,
+        metrics: "Metrics | None" = None,
     ) -> None:
         places = settings.places
         services = {
@@ -169,6 +173,7 @@ class Server:
             request_seconds=settings.request_body_seconds,
             max_request_bytes=settings.max_request_size,
             max_metadata_bytes=settings.max_metadata_size,
+            metrics=metrics,
         )
         self._alarms = Alarms(settings.request_body_seconds)
         self._pool = executor(settings.rpc_threads, self._alarms, "rpc")
@@ -279,7 +284,11 @@ class Server:
 
 
 def build_server(
-    settings: Settings, store: MetadataStore, desk: Operations, tokens: Tokens
+    settings: Settings,
+    store: MetadataStore,
+    desk: Operations,
+    tokens: Tokens,
+    metrics: "Metrics | None" = None,
 ) -> Server:
     """The plaintext server under the settings, bound to its address but not started.
 
@@ -289,7 +298,7 @@ def build_server(
             contradicts itself; nothing may be served.
     """
     listener = Listener(settings.listen, settings.advertise)
-    return _build(settings, store, desk, tokens, listener)
+    return _build(settings, store, desk, tokens, listener, metrics)
 
 
 def build_tls_server(
@@ -298,17 +307,24 @@ def build_tls_server(
     desk: Operations,
     tokens: Tokens,
     files: CertificateFiles,
+    metrics: "Metrics | None" = None,
 ) -> Server:
     """The same on the TLS listener. Raises `ValueError` too, if the files cannot be used."""
     listener = Listener(settings.tls_listen, settings.tls_advertise, tls.credentials(files))
-    return _build(settings, store, desk, tokens, listener)
+    return _build(settings, store, desk, tokens, listener, metrics)
 
 
 def _build(
-    settings: Settings, store: MetadataStore, desk: Operations, tokens: Tokens, listener: Listener
+    settings: Settings,
+    store: MetadataStore,
+    desk: Operations,
+    tokens: Tokens,
+    listener: Listener,
+    metrics: "Metrics | None",
 ) -> Server:
     authenticator = NoAuthentication(tokens.subject)
-    return Server(settings, store, desk, authenticator, EverythingAllowed(), tokens, listener)
+    allowed = EverythingAllowed()
+    return Server(settings, store, desk, authenticator, allowed, tokens, listener, metrics)
 
 
 def certificate_files(settings: Settings) -> CertificateFiles:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from darkroom import config, wiring
 from darkroom.api import catalog_file
@@ -24,6 +25,9 @@ from darkroom.operations.desk import Operations
 from darkroom.storage.port import SchemaMismatch
 from darkroom.telemetry import logs
 from darkroom.worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from darkroom.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         entries = catalog_file.read(settings)
-        deployment = wiring.open_deployment(settings)
-        operations = wiring.operations(deployment)
+        metrics = wiring.metrics(settings)
+        deployment = wiring.open_deployment(settings, metrics)
+        operations = wiring.operations(deployment, metrics)
 
         def prepare() -> None:
             deployment.store.migrate()
@@ -63,17 +68,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"darkroom: cannot start: {error}", file=sys.stderr)
         return 1
     try:
-        servers = _servers(settings, deployment, operations)
+        figures = _Figures(settings, deployment, metrics)
+        servers = _servers(settings, deployment, operations, metrics)
     except (OSError, ValueError) as error:
         print(f"darkroom: cannot listen: {error}", file=sys.stderr)
         return 1
-    supervisor = _supervisor(settings, deployment)
+    supervisor = _supervisor(settings, figures)
     for server in servers.values():
         server.start()
 
     def set_serving(serving: bool) -> None:
         for server in servers.values():
             server.set_serving(serving)
+        figures.set_serving(serving)
 
     readiness = Readiness(deployment.store.writable, set_serving)
     status = 0
@@ -87,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         supervisor.start()
         readiness.start()
         addresses = {name: server.address for name, server in servers.items()}
+        addresses.update(figures.addresses)
         warn_of_exposure(settings)
         log.info("serving", extra={"fields": {**addresses, "pid": os.getpid()}})
         if test_run is not None:
@@ -98,18 +106,20 @@ def run(arguments: argparse.Namespace) -> int:
             )
         stop.wait()
     drain(settings, supervisor if prepared else None, readiness, tuple(servers.values()))
+    figures.close()
     deployment.close()
     log.info("stopped")
     return status
 
 
-def _supervisor(settings: Settings, deployment: wiring.Deployment) -> Supervisor:
+def _supervisor(settings: Settings, figures: "_Figures") -> Supervisor:
     return Supervisor(
         settings.workers,
         [sys.executable, "-m", "darkroom", "work"],
         {**os.environ, **settings.to_environment()},
         silence_seconds=settings.lease_seconds,
-        died=deployment.store.put_back_all,
+        died=figures.worker_died,
+        told=figures.worker_told,
     )
 
 
@@ -133,17 +143,54 @@ def warn_of_exposure(settings: Settings) -> None:
         )
 
 
+class _Figures:
+    """Whatever `serve` does for Prometheus; nothing, if nobody asked for it."""
+
+    def __init__(
+        self, settings: Settings, deployment: wiring.Deployment, metrics: "Metrics | None"
+    ) -> None:
+        """Raises `OSError` if the address cannot be bound."""
+        self._deployment = deployment
+        self._metrics = metrics
+        self.addresses: dict[str, str] = {}
+        if metrics is not None:
+            self._exposition = wiring.exposition(metrics, deployment)
+            self._set_serving = metrics.serving_gauge()
+            self.addresses["metrics_listen"] = self._exposition.listen(settings.metrics_listen)
+
+    def worker_told(self, owner: str, line: bytes) -> None:
+        if self._metrics is not None:
+            self._exposition.told(owner, line)
+
+    def worker_died(self, owner: str) -> None:
+        if self._metrics is not None:
+            self._metrics.workers_ended.inc()
+            self._exposition.ended(owner)
+        self._deployment.store.put_back_all(owner)
+
+    def set_serving(self, serving: bool) -> None:
+        if self._metrics is not None:
+            self._set_serving(float(serving))
+
+    def close(self) -> None:
+        if self._metrics is not None:
+            self._exposition.close()
+
+
 def _servers(
-    settings: Settings, deployment: wiring.Deployment, operations: Operations
+    settings: Settings,
+    deployment: wiring.Deployment,
+    operations: Operations,
+    metrics: "Metrics | None",
 ) -> dict[str, Server]:
     """A server per listener, bound. Raises `OSError`, or `ValueError` for a bad certificate."""
     keyring = deployment.keyring
     parts = (deployment.store, operations, Tokens(keyring.sign, keyring.verify))
-    servers = {"listen": build_server(settings, *parts)}
+    servers = {"listen": build_server(settings, *parts, metrics)}
     if settings.tls_listen:
         try:
             files = certificate_files(settings)
-            tls_server = build_tls_server(settings, *parts, files)
+            tls_server = build_tls_server(settings, *parts, files, metrics)
         except (OSError, ValueError):
             servers["listen"].stop(0)
             raise

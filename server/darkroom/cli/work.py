@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from darkroom import config, wiring
 from darkroom.cli.command import Subparsers
@@ -13,6 +14,9 @@ from darkroom.cli.patience import patiently
 from darkroom.telemetry import logs
 from darkroom.worker import tether
 from darkroom.worker.supervisor import STOP_CLAIMING, new_owner
+
+if TYPE_CHECKING:
+    from darkroom.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +33,24 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Work until SIGTERM or SIGINT, then give the running operation back; 0 after that."""
-    if arguments.beat_fd >= 0:
+    supervised = arguments.beat_fd >= 0
+    if supervised:
         tether.die_with_parent()
-        tether.hold(arguments.beat_fd)
     settings = config.load(arguments)
     logs.configure(settings.log_level)
+    metrics = wiring.metrics(settings)
+    held = _tether(arguments.beat_fd, metrics) if supervised else None
     wiring.be_nice()
     try:
-        deployment = wiring.open_deployment(settings)
+        deployment = wiring.open_deployment(settings, metrics)
+        if metrics is not None and not supervised:
+            shown = wiring.exposition(metrics).listen(settings.metrics_listen)
+            log.info("figures are shown", extra={"fields": {"metrics_listen": shown}})
         patiently(deployment.store.check_schema, threading.Event())
     except (OSError, ValueError) as error:
         print(f"darkroom: cannot start: {error}", file=sys.stderr)
         return 1
-    worker = wiring.worker(deployment, arguments.owner or new_owner())
+    worker = wiring.worker(deployment, arguments.owner or new_owner(), metrics)
 
     def drain(_number: int, _frame: FrameType | None) -> None:
         worker.drain()
@@ -54,5 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, drain)
     log.info("working")
     worker.run_forever()
+    if held is not None:
+        held.beat()
     deployment.close()
     return 0
+
+
+def _tether(descriptor: int, metrics: "Metrics | None") -> tether.Tether:
+    if metrics is None:
+        held = tether.Tether(descriptor)
+    else:
+        from darkroom.telemetry.exposition import told
+
+        held = tether.Tether(descriptor, lambda: told(metrics))
+    held.hold()
+    return held

@@ -17,6 +17,14 @@ class Content:
     created_at_us: int
 
 
+@dataclass(frozen=True)
+class ContentTotals:
+    """All contents of an installation, counted."""
+
+    count: int
+    stored_bytes: int
+
+
 def content_id(operation_id: str, fence: int) -> str:
     """The name of the content that attempt `fence` of an operation would publish."""
     return f"{operation_id}.{fence}"

@@ -111,6 +111,16 @@ class Unfinished:
 
 
 @dataclass(frozen=True)
+class Backlog:
+    """How many operations of a kind are in a state that is not DONE, and since when."""
+
+    kind: str
+    state: State
+    count: int
+    oldest_created_at_us: int
+
+
+@dataclass(frozen=True)
 class Claim:
     """A leased operation with what its run needs."""
 

@@ -4,6 +4,7 @@ import logging
 import random
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -80,9 +81,18 @@ class Calls:
     standard AWS variables and files, which botocore reads; none of them is ever logged.
     """
 
-    def __init__(self, bucket: str, limits: CallLimits | None = None) -> None:
-        """Raises `ValueError` if variables or files of AWS cannot be used."""
+    def __init__(
+        self,
+        bucket: str,
+        limits: CallLimits | None = None,
+        observe: Callable[[str, float, bool], None] | None = None,
+    ) -> None:
+        """`observe` hears of each try: the call, its seconds, whether it failed.
+
+        Raises `ValueError` if variables or files of AWS cannot be used.
+        """
         self._bucket = bucket
+        self._observe = observe
         self._limits = limits or CallLimits()
         try:
             self._client = botocore.session.Session().create_client("s3", config=self._config())
@@ -106,6 +116,21 @@ class Calls:
 
     def once(self, action: str, **parameters: Any) -> dict[str, Any]:
         """One try. Raises `Passing`, `Refused`, `Failure` STORAGE_FULL."""
+        if self._observe is None:
+            return self._once(action, parameters)
+        started, failed = time.perf_counter(), True
+        try:
+            answer = self._once(action, parameters)
+            failed = False
+            return answer
+        except Refused as refused:
+            # That something is not there is an answer too.
+            failed = refused.status >= 500 or not refused.status
+            raise
+        finally:
+            self._observe(action, time.perf_counter() - started, failed)
+
+    def _once(self, action: str, parameters: dict[str, Any]) -> dict[str, Any]:
         try:
             answer = getattr(self._client, action)(Bucket=self._bucket, **parameters)
         except (exceptions.BotoCoreError, exceptions.ClientError, ResponseParserError) as error:

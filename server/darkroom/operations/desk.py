@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from darkroom.domain import errors
 from darkroom.domain.errors import Code, Failure
@@ -14,6 +14,9 @@ from darkroom.domain.ids import REGIONAL_PREFIX, new_id
 from darkroom.domain.operation import DESCRIPTIONS, Operation, State
 from darkroom.operations.effect import Effect
 from darkroom.storage.port import MetadataStore, Transaction
+
+if TYPE_CHECKING:
+    from darkroom.telemetry.metrics import Metrics
 
 
 def wall_clock_us() -> int:
@@ -114,6 +117,7 @@ class Operations:
         *,
         delay_seconds: float = 0.0,
         max_active_per_folder: int = 0,
+        metrics: "Metrics | None" = None,
     ) -> None:
         """`endings` by kind, for the kinds that do not end in their own RPC.
 
@@ -128,6 +132,7 @@ class Operations:
         self._endings = endings
         self._seal = seal
         self._clock_us = clock_us
+        self._metrics = metrics
 
     def begin(self, command: Command, caller: Caller, *, limited: bool = True) -> Operation:
         """Begin an operation, or return the one that the idempotency key already stands for.
@@ -162,12 +167,17 @@ class Operations:
             return begun.operation
 
         try:
-            return self._store.write(change)
+            operation = self._store.write(change)
         except Failure as failure:
-            operation = self._begun_after_all(failure, operation_id, replayed)
-            if operation is None:
+            found = self._begun_after_all(failure, operation_id, replayed)
+            if found is None:
                 raise
-            return operation
+            operation = found
+        if self._metrics is not None and operation.id == operation_id:  # and not an older one
+            self._metrics.operations_begun.labels(operation.kind).inc()
+            if operation.done:
+                self._metrics.operations_ended.labels(operation.kind, "OK").inc()
+        return operation
 
     def _begun_after_all(
         self,
@@ -213,7 +223,7 @@ class Operations:
         """
         now_us = self._clock_us()
 
-        def change(tx: Transaction) -> Operation:
+        def change(tx: Transaction) -> tuple[Operation, bool]:
             operation = tx.operation(operation_id)
             if operation is None:
                 raise errors.resource_not_found("Operation", operation_id)
@@ -221,7 +231,7 @@ class Operations:
                 raise errors.operation_kind_unknown(operation_id)
             if operation.state is State.RUNNING:
                 tx.request_cancel(operation_id, now_us)
-                return replace(operation, cancel_requested=True, modified_at_us=now_us)
+                return replace(operation, cancel_requested=True, modified_at_us=now_us), False
             if operation.state is State.PENDING:
                 payload = tx.payload(operation_id)
                 self._endings[operation.kind].abandon(tx, operation, payload)
@@ -232,9 +242,13 @@ class Operations:
                     error=errors.operation_cancelled(),
                 )
                 tx.end_operation(operation)
-            return operation
+                return operation, True
+            return operation, False
 
-        return self._store.write(change)
+        operation, ended = self._store.write(change)
+        if ended and self._metrics is not None:
+            self._metrics.operations_ended.labels(operation.kind, "CANCELLED").inc()
+        return operation
 
 
 def _request_hash(command: Command) -> str:

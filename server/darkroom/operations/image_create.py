@@ -5,11 +5,10 @@ The operator's catalogue has two sources more: a file, imported like a URL, and 
 
 import logging
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.domain import errors
 from darkroom.domain.access import AccessBinding
@@ -31,6 +30,9 @@ from darkroom.operations.running import PhasedWatch, Publish
 from darkroom.storage.port import Transaction
 from darkroom.storage.sealing import KeyUnknown
 from darkroom.telemetry.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from darkroom.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -245,6 +247,7 @@ class ImageImport(ImageCreateEnding):
         scratch: Path,
         max_file_bytes: int = FetchLimits.max_bytes,
         clock_us: Callable[[], int] = wall_clock_us,
+        metrics: "Metrics | None" = None,
     ) -> None:
         """`max_file_bytes` bounds a file of the catalogue, as the fetcher does a download.
 
@@ -257,6 +260,7 @@ class ImageImport(ImageCreateEnding):
         self._scratch = scratch
         self._max_file_bytes = max_file_bytes
         self._clock_us = clock_us
+        self._metrics = metrics
         self.phases: tuple[tuple[str, Callable[[_Import], None]], ...] = (
             ("fetch", self._fetch),
             ("inspect", self._inspect),
@@ -271,12 +275,9 @@ class ImageImport(ImageCreateEnding):
         attempt = _Import(claim, watch, folder)
         for name, phase in self.phases:
             watch.enter(name)
-            started = time.monotonic()
             failpoint(f"import.{name}")
             phase(attempt)
             watch.check()
-            seconds = round(time.monotonic() - started, 4)
-            log.info("phase ended", extra={"fields": {"phase": name, "seconds": seconds}})
         return lambda tx: self._record(tx, attempt)
 
     def clean(self, claim: Claim) -> None:
@@ -298,6 +299,8 @@ class ImageImport(ImageCreateEnding):
             log.error("URL cannot be opened: no key of the secret key file sealed it")
             raise errors.source_url_unreadable() from None
         attempt.fetched = self._fetcher.fetch(uri, attempt.source, attempt.watch)
+        if self._metrics is not None:
+            self._metrics.bytes_in.inc(attempt.fetched.size_bytes)
 
     def _inspect(self, attempt: _Import) -> None:
         attempt.inspection = inspect(attempt.source, self._inspection_limits)
@@ -321,6 +324,8 @@ class ImageImport(ImageCreateEnding):
             attempt.converted.sha256,
             attempt.watch,
         )
+        if self._metrics is not None:
+            self._metrics.bytes_out.inc(attempt.converted.stored_size_bytes)
         failpoint("import.published")
 
     def _record(self, tx: Transaction, attempt: _Import) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from darkroom.domain.access import AccessBinding
-from darkroom.domain.content import Content
+from darkroom.domain.content import Content, ContentTotals
 from darkroom.domain.errors import Failure
 from darkroom.domain.finding import Finding
 from darkroom.domain.image import Image
-from darkroom.domain.operation import Beat, Claim, Lease, Operation, Unfinished
+from darkroom.domain.operation import Backlog, Beat, Claim, Lease, Operation, Unfinished
 from darkroom.domain.query import Query
 from darkroom.domain.resource import Resource
 
@@ -228,6 +228,14 @@ class MetadataStore(Protocol):
 
     def purge_operations(self, modified_before_us: int, limit: int) -> int:
         """Delete finished operations (and their idempotency keys) not modified since; how many."""
+
+    # --- figures ----------------------------------------------------------------------------------
+
+    def backlog(self) -> list[Backlog]:
+        """Operations that are not DONE, counted by kind and state; costs what is under way."""
+
+    def content_totals(self) -> ContentTotals:
+        """All contents, counted. Costs what there is: some tenths of a second for a million."""
 
     # --- examination ------------------------------------------------------------------------------
 

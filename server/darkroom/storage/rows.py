@@ -74,6 +74,7 @@ DELETE_UNREFERENCED_CONTENT = (
     "(SELECT 1 FROM resource WHERE resource.content_id = content.id)"
 )
 CONTENTS_AFTER = f"SELECT {_CONTENT_COLUMNS} FROM content WHERE id > ? ORDER BY id LIMIT ?"
+CONTENT_TOTALS = "SELECT COUNT(*), CAST(COALESCE(SUM(stored_size_bytes), 0) AS BIGINT) FROM content"
 CONTENTS_AMONG = "SELECT id FROM content WHERE id IN ({marks})"
 
 OPERATION_BY_ID = f"SELECT {OPERATION_COLUMNS} FROM operation WHERE id = ?"
@@ -114,6 +115,10 @@ CLAIMABLE = (
 )
 UNFINISHED = (
     "SELECT id, state, owner, fence, beat, sealed FROM operation WHERE state < 2 AND state >= 0"
+)
+BACKLOG = (
+    "SELECT kind, state, COUNT(*), MIN(created_at_us) FROM operation WHERE state < 2 "
+    "GROUP BY kind, state ORDER BY kind, state"
 )
 PAYLOAD = "SELECT payload FROM operation WHERE id = ?"
 CLAIM = (

@@ -6,10 +6,10 @@ from dataclasses import astuple
 from typing import Any, TypeVar
 
 from darkroom.domain.access import AccessBinding
-from darkroom.domain.content import Content
+from darkroom.domain.content import Content, ContentTotals
 from darkroom.domain.finding import Finding
 from darkroom.domain.image import Image
-from darkroom.domain.operation import Beat, Lease, Operation, Unfinished
+from darkroom.domain.operation import Backlog, Beat, Lease, Operation, State, Unfinished
 from darkroom.domain.query import Query
 from darkroom.domain.resource import Resource
 from darkroom.storage import invariants, rows
@@ -134,6 +134,15 @@ class SqlStore(ABC):
 
     def purge_operations(self, modified_before_us: int, limit: int) -> int:
         return self._change(self._dialect.purge_operations, (modified_before_us, limit))[0]
+
+    # --- figures ----------------------------------------------------------------------------------
+
+    def backlog(self) -> list[Backlog]:
+        found = self._read(rows.BACKLOG, ())
+        return [Backlog(kind, State(state), *counted) for kind, state, *counted in found]
+
+    def content_totals(self) -> ContentTotals:
+        return ContentTotals(*self._read(rows.CONTENT_TOTALS, ())[0])
 
     # --- examination ------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from darkroom.domain.errors import Failure
 from darkroom.domain.operation import Claim
 from darkroom.domain.work import Interrupted, Reason
 from darkroom.storage.port import MetadataStore
+from darkroom.worker.phases import Phases
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,18 @@ class AttemptWatch:
     """
 
     def __init__(
-        self, store: MetadataStore, claim: Claim, settings: LeaseSettings, draining: threading.Event
+        self,
+        store: MetadataStore,
+        claim: Claim,
+        settings: LeaseSettings,
+        draining: threading.Event,
+        phases: Phases,
     ) -> None:
         self._store = store
         self._claim = claim
         self._settings = settings
         self._draining = draining
+        self._phases = phases
         self._event = threading.Event()
         self._ended = threading.Event()
         self._reason: Reason | None = None
@@ -61,6 +68,7 @@ class AttemptWatch:
 
     def enter(self, phase: str) -> None:
         self.check()
+        self._phases.enter(phase)
         self._phase, self._done_bytes, self._total_bytes = phase, 0, None
         with contextlib.suppress(Failure):  # the heartbeat thread goes on trying
             self._beat()

@@ -9,12 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from darkroom.domain.content import parse_content_id
 from darkroom.domain.operation import RETENTION_SECONDS
 from darkroom.imaging.contents import ContentStore
 from darkroom.operations.desk import wall_clock_us
 from darkroom.storage.port import MetadataStore
+
+if TYPE_CHECKING:
+    from darkroom.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +98,7 @@ class Collector:
         *,
         retention_seconds: int = RETENTION_SECONDS,
         clock_us: Callable[[], int] = wall_clock_us,
+        metrics: "Metrics | None" = None,
     ) -> None:
         """Operations are kept for `retention_seconds` after they ended."""
         self._store = store
@@ -101,6 +106,7 @@ class Collector:
         self._scratch = scratch
         self._retention_seconds = retention_seconds
         self._clock_us = clock_us
+        self._metrics = metrics
         self._rows = _Rounds(_ROUND_SECONDS)
         self._files = _Rounds(_SCAN_SECONDS)
         self._scan: Iterator[list[str]] | None = None
@@ -127,13 +133,13 @@ class Collector:
         self._collect_files(math.inf)
 
     def _collect_rows(self) -> None:
-        with _reported() as report:
+        with _reported("rows", self._metrics) as report:
             # Contents last, here and below: their storage may be away.
             self._old_operations(report("operations"))
             self._unreferenced_contents(report("contents"))
 
     def _collect_files(self, seconds: float) -> None:
-        with _reported() as report:
+        with _reported("files", self._metrics) as report:
             self._abandoned_scratch(report("scratch"))
             self._orphaned_contents(report("orphans"), seconds)
 
@@ -222,8 +228,8 @@ def _occupied_bytes(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def _reported() -> Iterator[Callable[[str], _Removed]]:
-    """Time the block and log what it removed, by name, if it removed anything."""
+def _reported(name_of_round: str, metrics: "Metrics | None") -> Iterator[Callable[[str], _Removed]]:
+    """Time the block, count what it removed, and log it by name if it removed anything."""
     started = time.monotonic()
     parts: dict[str, _Removed] = {}
 
@@ -232,7 +238,16 @@ def _reported() -> Iterator[Callable[[str], _Removed]]:
 
     try:
         yield part
+    except BaseException:
+        if metrics is not None:
+            metrics.collector_failures.labels(name_of_round).inc()
+        raise
     finally:
+        if metrics is not None:
+            metrics.collector_seconds.labels(name_of_round).inc(time.monotonic() - started)
+            for name, removed in parts.items():
+                metrics.collected.labels(name).inc(removed.count)
+                metrics.collected_bytes.labels(name).inc(removed.bytes)
         fields: dict[str, float] = {}
         for name, removed in parts.items():
             if removed.count:

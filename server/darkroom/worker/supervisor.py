@@ -15,7 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
-"""A supervised worker writes one byte this often."""
+"""A supervised worker writes a byte, or a line of what it has counted, this often."""
+
+BEAT = b"."
+_PIPE_BYTES = 65536
 
 STOP_CLAIMING = signal.SIGUSR1
 """What a supervised worker is sent that shall finish what it runs, begin nothing and end."""
@@ -50,12 +53,17 @@ class Supervisor:
         *,
         silence_seconds: float,
         died: Callable[[str], object],
+        told: Callable[[str, bytes], object] = lambda _owner, _line: None,
     ) -> None:
-        """`command` is started with `--owner NAME --beat-fd N` added; `died` gets the owner."""
+        """`command` is started with `--owner NAME --beat-fd N` added; `died` gets the owner.
+
+        A worker may beat with lines instead of single bytes: `told` gets the owner and each line.
+        """
         self._command = list(command)
         self._environment = dict(environment)
         self._silence_seconds = silence_seconds
         self._died = died
+        self._told = told
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._keep_one, name=f"worker-{number}", daemon=True)
@@ -123,7 +131,7 @@ class Supervisor:
             beat_write = -1
             fields = {"worker": owner, "pid": child.pid}
             log.info("worker started", extra={"fields": fields})
-            self._watch(child, beat_read)
+            self._watch(child, beat_read, owner)
             status = child.wait()
             log.info("worker ended", extra={"fields": {**fields, "status": status}})
         finally:
@@ -141,16 +149,22 @@ class Supervisor:
             # Its leases expire by themselves: slower, never wrong.
             log.warning("leases of an ended worker could not be given back", exc_info=True)
 
-    def _watch(self, child: subprocess.Popen[bytes], beat_read: int) -> None:
+    def _watch(self, child: subprocess.Popen[bytes], beat_read: int, owner: str) -> None:
         """Until the child closed its end of the pipe or was killed for being silent."""
         patience = _START_SECONDS
         pipe = select.poll()  # select() knows no descriptor above 1023, connections use them up
         pipe.register(beat_read, select.POLLIN)
+        heard = b""
         while True:
             if not pipe.poll(patience * 1000):
                 log.warning("worker is silent and is killed", extra={"fields": {"pid": child.pid}})
                 child.kill()
                 return
-            if not os.read(beat_read, 4096):
+            beat = os.read(beat_read, _PIPE_BYTES)
+            if not beat:
                 return
             patience = self._silence_seconds
+            *lines, heard = (heard + beat).split(b"\n")
+            for line in lines:
+                self._told(owner, line.lstrip(BEAT))
+            heard = heard.lstrip(BEAT)

@@ -4,8 +4,9 @@ import ctypes
 import os
 import signal
 import threading
+from collections.abc import Callable
 
-from darkroom.worker.supervisor import BEAT_SECONDS
+from darkroom.worker.supervisor import BEAT, BEAT_SECONDS
 
 _PR_SET_PDEATHSIG = 1
 
@@ -18,20 +19,40 @@ def die_with_parent() -> None:
         os._exit(1)
 
 
-def hold(beat_descriptor: int) -> None:
-    """Beat into the pipe, and end this process at once when standard input ends."""
-    threading.Thread(target=_beat, args=(beat_descriptor,), name="beat", daemon=True).start()
-    threading.Thread(target=_end_with_input, name="tether", daemon=True).start()
+class Tether:
+    """Beats into a pipe, and ends this process at once when standard input ends.
 
+    A beat is one byte, or what `tell` returns: bytes that end a line.
+    """
 
-def _beat(descriptor: int) -> None:
-    pause = threading.Event()
-    while True:
-        try:
-            os.write(descriptor, b".")
-        except OSError:
-            os._exit(1)
-        pause.wait(BEAT_SECONDS)
+    def __init__(self, beat_descriptor: int, tell: Callable[[], bytes] = lambda: BEAT) -> None:
+        self._descriptor = beat_descriptor
+        self._tell = tell
+        self._lock = threading.Lock()
+        # Before anything slow is done: the parent waits for it.
+        self._write(BEAT)
+
+    def hold(self) -> None:
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        threading.Thread(target=_end_with_input, name="tether", daemon=True).start()
+
+    def beat(self) -> None:
+        """Once more than every second, for instance before an orderly end."""
+        self._write(self._tell())
+
+    def _beat(self) -> None:
+        pause = threading.Event()
+        while True:
+            self.beat()
+            pause.wait(BEAT_SECONDS)
+
+    def _write(self, beat: bytes) -> None:
+        with self._lock:
+            try:
+                while beat:
+                    beat = beat[os.write(self._descriptor, beat) :]
+            except OSError:
+                os._exit(1)
 
 
 def _end_with_input() -> None:

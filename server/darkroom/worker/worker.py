@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.domain import errors
 from darkroom.domain.errors import Failure
@@ -17,6 +17,10 @@ from darkroom.telemetry import logs
 from darkroom.telemetry.failpoints import failpoint
 from darkroom.worker.attempt import AttemptWatch, LeaseSettings
 from darkroom.worker.collector import Collector
+from darkroom.worker.phases import Phases
+
+if TYPE_CHECKING:
+    from darkroom.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,14 @@ _KEY_LOOK_SECONDS = 5.0
 
 _SETBACK_SECONDS = 1.0
 """Pause after a round that failed."""
+
+
+_CODES = {
+    Reason.CANCELLED: "CANCELLED",
+    Reason.FENCED: "ABORTED",
+    Reason.DRAINING: "ABORTED",
+}
+"""What a phase ended with that was told to stop."""
 
 
 class _LeaseLost(Exception):
@@ -84,6 +96,7 @@ class Worker:
         lease: LeaseSettings,
         key_ids: Sequence[str] = (),
         clock_us: Callable[[], int] = wall_clock_us,
+        metrics: "Metrics | None" = None,
     ) -> None:
         self._store = store
         self._runners = runners
@@ -93,6 +106,7 @@ class Worker:
         self._lease = lease
         self._clock_us = clock_us
         self._closing = threading.Event()
+        self._metrics = metrics
         self._draining = threading.Event()
 
     def stop_claiming(self) -> None:
@@ -142,31 +156,40 @@ class Worker:
                 "operation claimed",
                 extra={"fields": {"kind": operation.kind, "attempt": claim.attempt}},
             )
-            watch = AttemptWatch(self._store, claim, self._lease, self._draining)
+            phases = Phases(operation.kind, self._metrics)
+            watch = AttemptWatch(self._store, claim, self._lease, self._draining, phases)
             with watch.kept_alive():
                 try:
-                    outcome = self._attempt(claim, runner, watch)
+                    outcome = self._attempt(claim, runner, watch, phases)
                 finally:
                     runner.clean(claim)
+            if self._metrics is not None:
+                self._metrics.attempts.labels(operation.kind, outcome).inc()
+                if outcome == Reason.FENCED.value:
+                    self._metrics.leases_lost.labels(operation.kind).inc()
             log.info("operation left", extra={"fields": {"outcome": outcome}})
             if outcome != "succeeded" or claim.lease.fence > 1:
                 self._collector.expect_debris()
 
-    def _attempt(self, claim: Claim, runner: Runner, watch: AttemptWatch) -> str:
+    def _attempt(self, claim: Claim, runner: Runner, watch: AttemptWatch, phases: Phases) -> str:
         try:
             if operation_cancelled(claim):
                 raise Interrupted(Reason.CANCELLED)
             if claim.attempt > MAX_ATTEMPTS:
                 return self._fail(claim, runner, errors.operation_gave_up(MAX_ATTEMPTS))
             publish = runner.run(claim, watch)
+            phases.leave("OK")
             failpoint("operation.finish")
             return self._succeed(claim, runner, publish)
         except Interrupted as interrupted:
+            phases.leave(_CODES[interrupted.reason], interrupted.reason.value)
             return self._stop(claim, runner, interrupted.reason)
         except Failure as failure:
+            phases.leave(failure.code.name, failure.reason)
             return self._retry_or_fail(claim, runner, failure)
         except Exception:
             log.exception("operation raised")
+            phases.leave("INTERNAL")
             return self._retry_or_fail(claim, runner, errors.internal(), transient=True)
 
     def _finish(
@@ -188,6 +211,9 @@ class Worker:
                 raise _LeaseLost
 
         self._patiently(lambda: self._store.write(change))
+        if self._metrics is not None:
+            code = error.code.name if error is not None else "OK"
+            self._metrics.operations_ended.labels(claim.operation.kind, code).inc()
 
     def _patiently(self, act: Callable[[], object]) -> None:
         # The work is done and only its record is missing: worth waiting for a busy database
@@ -261,6 +287,8 @@ class Worker:
         delay_ms = RETRY_DELAYS_MS[min(claim.attempt, len(RETRY_DELAYS_MS)) - 1]
         fields = {"reason": failure.reason, "attempt": claim.attempt, "delay_ms": delay_ms}
         log.info("operation will be retried", extra={"fields": fields})
+        if self._metrics is not None:
+            self._metrics.retries.labels(claim.operation.kind, failure.reason).inc()
         self._patiently(lambda: self._store.put_back(claim.lease, delay_ms, count_attempt=True))
         return "retried"
 
