@@ -101,9 +101,9 @@ def running(folder: Path) -> Iterator[Running]:
         keys = secrets.token_hex(8), secrets.token_hex(20)
         port = next(free)
         storage = SeaweedFS(folder, port, free, *keys)
-        process = subprocess.Popen(
-            storage.command, cwd=folder, stdout=log, stderr=log, process_group=0
-        )
+        # It goes with this process, however that ends.
+        command = ["setpriv", "--pdeathsig", "KILL", *storage.command]
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, process_group=0)
         try:
             yield Running(process, port, *keys)
         finally:
