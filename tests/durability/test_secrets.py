@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from clients.test_import import image_id_of
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2
@@ -27,7 +28,7 @@ def test_no_signature_or_token_stays_anywhere(
     request = iam_token_service_pb2.CreateIamTokenRequest(yandex_passport_oauth_token=OAUTH)
     token = tokens.Create(request).iam_token
     bearer = (("authorization", f"Bearer {token}"),)
-    shown = []
+    shown: list[Any] = []
     # One that succeeds, one that is refused by the source, one that is no image, one repeated, one
     # cancelled, one that is not even allowed.
     (source.folder / "page.html").write_text("<!doctype html><html></html>")
