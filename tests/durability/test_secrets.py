@@ -24,6 +24,7 @@ def files(folder: Path) -> Iterator[Path]:
 def test_no_signature_or_token_stays_anywhere(
     darkroom: Installation, source: ObjectServer, disk: Path
 ) -> None:
+    assert darkroom.channel is not None
     tokens = iam_token_service_pb2_grpc.IamTokenServiceStub(darkroom.channel)
     request = iam_token_service_pb2.CreateIamTokenRequest(yandex_passport_oauth_token=OAUTH)
     token = tokens.Create(request).iam_token
