@@ -34,6 +34,7 @@ def test_migrate_brings_a_new_database_up_and_refuses_one_from_the_future(tmp_pa
     assert (first.returncode, first.stdout) == (0, told), first.stderr
     with sqlite3.connect(tmp_path / "metadata.sqlite") as connection:
         connection.execute("PRAGMA user_version = 999")
+        connection.execute("UPDATE schema_version SET oldest_program = 999")
     connection.close()
     second = darkroom_command("migrate", "--data-dir", str(tmp_path))
     assert second.returncode == 1
