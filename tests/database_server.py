@@ -168,7 +168,9 @@ def database(server_url: str) -> Iterator[str]:
     parts = urlsplit(server_url)
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-        yield parts._replace(path=f"/{name}").geturl()
+    yield parts._replace(path=f"/{name}").geturl()
+    # Connected anew: the server may have died and come back meanwhile.
+    with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

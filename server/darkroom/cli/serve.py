@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from darkroom import config, wiring
@@ -83,18 +83,17 @@ def run(arguments: argparse.Namespace) -> int:
         figures.set_serving(serving)
 
     readiness = Readiness(deployment.store.writable, set_serving)
+    addresses = {name: server.address for name, server in servers.items()}
+    addresses.update(figures.addresses)
     status = 0
     try:
-        # Until then every call is answered, with UNAVAILABLE.
-        prepared = prepared or patiently(prepare, stop)
+        prepared = prepared or _prepared_later(prepare, addresses, stop)
     except (OSError, ValueError, Failure, SchemaMismatch) as error:
         print(f"darkroom: cannot go on: {error}", file=sys.stderr)
         prepared, status = False, 1
     if prepared:
         supervisor.start()
         readiness.start()
-        addresses = {name: server.address for name, server in servers.items()}
-        addresses.update(figures.addresses)
         warn_of_exposure(settings)
         log.info("serving", extra={"fields": {**addresses, "pid": os.getpid()}})
         if test_run is not None:
@@ -132,6 +131,14 @@ def _prepared_at_once(prepare: Callable[[], None]) -> bool:
             raise
         return False
     return True
+
+
+def _prepared_later(
+    prepare: Callable[[], None], addresses: Mapping[str, str], stop: threading.Event
+) -> bool:
+    # Until then every call is answered, with UNAVAILABLE.
+    log.info("listening", extra={"fields": dict(addresses)})
+    return patiently(prepare, stop)
 
 
 def warn_of_exposure(settings: Settings) -> None:
