@@ -17,6 +17,9 @@ from darkroom.imaging.sources import SourceEndpoint, parse_endpoint
 _S3_URL = re.compile(
     r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?"
 )
+DEFAULT_TOKEN_SECONDS = 3600
+MAX_TOKEN_SECONDS = 12 * 3600
+"""The longest that the cloud's tokens live (cloud docs)."""
 PUBLIC_OBJECT_STORAGE = "https://storage.yandexcloud.net/"
 MAX_CONCURRENT_STREAMS = 100
 """Per connection: what keeps one client's rapid resets from everybody else's calls."""
@@ -33,7 +36,7 @@ def _setting(default: Any, help_text: str, parse: Callable[[str], Any] = str) ->
     return field(default=default, metadata=metadata)
 
 
-def _whole_number(minimum: int) -> Callable[[str], int]:
+def _whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text)
@@ -41,6 +44,8 @@ def _whole_number(minimum: int) -> Callable[[str], int]:
             raise ValueError(f"must be a whole number, at least {minimum}") from None
         if value < minimum:
             raise ValueError(f"must be at least {minimum}")
+        if maximum is not None and value > maximum:
+            raise ValueError(f"must be at most {maximum}")
         return value
 
     return parse
@@ -119,6 +124,33 @@ class Settings:
         _listen_or_nothing,
     )
     tls_advertise: str = _setting("", "The same on the TLS listener.", _listen_or_nothing)
+    auth_mode: str = _setting(
+        "none",
+        "How callers prove who they are. `none`: nobody is asked, everybody may do everything, for "
+        "development. `iam`: accounts of `--access-dir`, with tokens of this service.",
+        _one_of("none", "iam"),
+    )
+    expose_unauthenticated: bool = _setting(
+        False,
+        "Listen beyond loopback with `--auth-mode none`: whoever reaches the port may do "
+        "everything. Dangerous.",
+        _flag,
+    )
+    access_dir: str = _setting(
+        "",
+        "Folder of YAML files with accounts, groups and roles, re-read when they change; `darkroom "
+        "account` writes there. Empty: `access` in the data folder.",
+    )
+    token_lifetime: int = _setting(
+        DEFAULT_TOKEN_SECONDS,
+        "Seconds for which the tokens of IamTokenService are good, at most 43200.",
+        _whole_number(60, MAX_TOKEN_SECONDS),
+    )
+    reflection: str = _setting(
+        "auto",
+        "Server reflection: `on`, `off`, or `auto`: on with `--auth-mode none` only.",
+        _one_of("auto", "on", "off"),
+    )
     gateway_listen: str = _setting(
         "127.0.0.1:8080",
         "Address of the gateway (`darkroom gateway`) for REST, gRPC and gRPC-Web.",
@@ -198,6 +230,11 @@ class Settings:
     )
     cloud_id: str = _setting(
         "b1gdarkroom000000000", "Id of the one cloud that clients find when they look for clouds."
+    )
+    organization_id: str = _setting(
+        "bpfdarkroom000000000",
+        "Id of the organization that every user belongs to: the one of the system subject "
+        "`group:organization:ID:users`.",
     )
     folder: tuple[str, ...] = _setting(
         ("b1gdefault0000000000=default",),
@@ -347,6 +384,16 @@ class Settings:
         return Places(self.zone, self.disk_type)
 
     @property
+    def access_folder(self) -> Path:
+        """Where accounts, groups and roles are."""
+        return Path(self.access_dir) if self.access_dir else self.data_dir / "access"
+
+    @property
+    def reflects(self) -> bool:
+        """Whether server reflection is offered."""
+        return self.reflection == "on" or (self.reflection == "auto" and self.auth_mode == "none")
+
+    @property
     def certificate_folder(self) -> Path:
         """Where development certificates are made."""
         return self.data_dir / "tls"
@@ -362,6 +409,18 @@ class Settings:
         """Addresses of listeners that other machines may reach."""
         listeners = (self.listen, self.tls_listen)
         return tuple(each for each in listeners if each and not is_loopback(each))
+
+    def check_exposure(self, *addresses: str) -> None:
+        """Raise `SettingError` if strangers could reach one of the addresses, and do anything."""
+        if self.auth_mode != "none" or self.expose_unauthenticated:
+            return
+        for address in addresses:
+            if address and not is_loopback(address):
+                raise SettingError(
+                    f"{address} can be reached from other machines, and nobody is asked who they "
+                    "are: choose another --auth-mode than none, listen on 127.0.0.1, or, if "
+                    "whoever reaches it may do everything, say --expose-unauthenticated"
+                )
 
     def to_environment(self) -> dict[str, str]:
         """The variables that give another process exactly these settings."""

@@ -15,8 +15,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from darkroom import wiring
+from darkroom.api.access.modes import access
 from darkroom.api.server import build_server
-from darkroom.api.tokens import Tokens
 from darkroom.config import Settings
 from darkroom.domain.content import Content
 from darkroom.domain.ids import new_id
@@ -188,7 +188,7 @@ def in_process(folder: Path, **settings: Any) -> Iterator[Cloud]:
         deployment.settings,
         deployment.store,
         wiring.operations(deployment),
-        Tokens(deployment.keyring.sign, deployment.keyring.verify),
+        access(deployment.settings, deployment.store),
     )
     server.start()
     try:

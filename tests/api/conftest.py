@@ -9,13 +9,12 @@ import grpc
 import pytest
 
 from api.client import Client
+from darkroom.api.access.modes import access
 from darkroom.api.server import Server, build_server
-from darkroom.api.tokens import Tokens
 from darkroom.config import Settings
 from darkroom.domain.operation import IMAGE_CREATE
 from darkroom.operations.desk import Operations
 from darkroom.operations.image_create import ImageCreateEnding
-from darkroom.storage.sealing import Keyring
 from darkroom.storage.sqlite import SqliteStore
 from darkroom.telemetry import logs
 
@@ -60,17 +59,15 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 
 @pytest.fixture
-def start(store: SqliteStore, lines: LogLines) -> Iterator[Starter]:
+def start(store: SqliteStore, lines: LogLines, tmp_path: Path) -> Iterator[Starter]:
     started: list[Server] = []
 
     def start_one(**settings: Any) -> Server:
         desk = Operations(
             store, {IMAGE_CREATE: ImageCreateEnding()}, lambda _operation_id, _secret: "sealed"
         )
-        keyring = Keyring([bytes(32)])
-        tokens = Tokens(keyring.sign, keyring.verify)
-        chosen = Settings(**{"listen": "127.0.0.1:0", **settings})
-        server = build_server(chosen, store, desk, tokens)
+        chosen = Settings(**{"data_dir": tmp_path, "listen": "127.0.0.1:0", **settings})
+        server = build_server(chosen, store, desk, access(chosen, store))
         started.append(server)
         server.start()
         server.set_serving(True)

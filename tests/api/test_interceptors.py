@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 
 from api.conftest import Starter
-from darkroom.api.authentication import EverythingAllowed, NoAuthentication
-from darkroom.api.calls import Call, method_path, methods_of
+from darkroom.api.authentication import Check, EverythingAllowed, NoAuthentication
+from darkroom.api.calls import Call, Method, method_path, methods_of
 from darkroom.api.convert import OPERATION_TYPES, OperationTypeError, check_operation_types
 from darkroom.api.images import ImageServicer
 from darkroom.api.interceptors import Interceptors
 from darkroom.api.operations import OperationServicer
-from darkroom.api.permissions import PERMISSIONS, PUBLIC, PermissionTableError, check_table
+from darkroom.api.permissions import PERMISSIONS, PUBLIC, PermissionTableError, Rule, check_table
 from darkroom.api.server import ServicerError, implementation
+from darkroom.domain.access import Subject
 from darkroom.domain.errors import Failure
 from darkroom.domain.operation import DESCRIPTIONS, IMAGE_CREATE, IMAGE_DELETE
 from darkroom.storage.sqlite import SqliteStore
@@ -49,13 +50,13 @@ def test_a_method_without_a_permission_stops_the_start(
 def test_a_permission_of_a_method_that_is_not_served_stops_the_start(
     start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PERMISSIONS, "/no.such.Service/Get", "some.right")
+    monkeypatch.setitem(PERMISSIONS, "/no.such.Service/Get", PUBLIC)
     with pytest.raises(PermissionTableError, match=r"/no.such.Service/Get"):
         start()
 
 
 def test_only_what_comes_before_a_token_is_public() -> None:
-    public = {path for path, permission in PERMISSIONS.items() if permission == PUBLIC}
+    public = {path for path, rule in PERMISSIONS.items() if rule == PUBLIC}
     assert public == {
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
@@ -127,13 +128,13 @@ class Recorder:
     """An authenticator and authorizer that write down what they are asked."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, Rule]] = []
 
-    def authenticate(self, metadata: Any) -> str:
-        return "somebody"
+    def authenticate(self, call: Call) -> Subject:
+        return Subject("userAccount", "somebody")
 
-    def authorize(self, subject: str, permission: str) -> None:
-        self.asked.append((subject, permission))
+    def check_of(self, method: Method) -> Check:
+        return lambda call: self.asked.append((call.subject, method.rule))
 
 
 def test_each_method_asks_for_its_permission(store: SqliteStore) -> None:

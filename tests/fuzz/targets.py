@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from google.protobuf.message import DecodeError, Message
 
 from darkroom.api import catalog_file, reflection  # noqa: F401  registers health and reflection
+from darkroom.api.iam_tokens import _issuer
 from darkroom.api.status import refusal
-from darkroom.api.tokens import Tokens, _issuer
+from darkroom.api.tokens import Tokens
 from darkroom.api.validation import Report, Validator
 from darkroom.config import Settings
 from darkroom.domain import errors, listing, query

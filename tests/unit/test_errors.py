@@ -9,7 +9,7 @@ import pytest
 from darkroom.domain import errors
 from darkroom.domain.errors import CATALOGUE, Failure, Kind
 
-FULL_STOPS = {"ACTIVE_OPERATIONS_LIMIT"}
+FULL_STOPS = {"ACTIVE_OPERATIONS_LIMIT", "UNAUTHENTICATED"}
 """Texts that are the cloud's own, full stop and all."""
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
 import openapi
-from darkroom.api.permissions import PERMISSIONS
+from darkroom.api.permissions import PERMISSIONS, PUBLIC
 from darkroom.domain.bounds import RuleError
 from generate import protoc
 from json_schema import Schemas, decimals
@@ -108,8 +108,8 @@ def test_only_public_methods_need_no_token() -> None:
     }
     assert public == {
         "_".join(path.rpartition(".")[2].split("/"))
-        for path, permission in PERMISSIONS.items()
-        if not permission and path.startswith("/yandex.")
+        for path, rule in PERMISSIONS.items()
+        if rule == PUBLIC and path.startswith("/yandex.")
     }
 
 

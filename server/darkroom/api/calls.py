@@ -1,6 +1,6 @@
 """What a method is and what one call of it carries through the interceptors to its handler."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +10,21 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from darkroom.api.permissions import PUBLIC
+from darkroom.api.permissions import PUBLIC, Rule
+from darkroom.domain.access import Subject
+from darkroom.domain.errors import Failure
 from darkroom.operations.desk import Caller
 from darkroom_pb.yandex.cloud.api import operation_pb2
 
 
 @dataclass(frozen=True)
 class Method:
-    """One RPC. `permission` comes from the table, the rest from the .proto file."""
+    """One RPC. `rule` comes from the table of permissions, the rest from the .proto file."""
 
     path: str
     request: type[Message] | None = None
     response: type[Message] = Empty
-    permission: str = PUBLIC
+    rule: Rule = PUBLIC
     begins_operation: bool = False
     writes: bool = False
     """Whether it waits for the database's writers."""
@@ -47,14 +49,14 @@ def _begins_operation(descriptor: MethodDescriptor) -> bool:
     return bool(descriptor.GetOptions().HasExtension(operation_pb2.operation))
 
 
-def methods_of(service: ServiceDescriptor, permissions: dict[str, str]) -> list[Method]:
+def methods_of(service: ServiceDescriptor, permissions: Mapping[str, Rule]) -> list[Method]:
     """The methods of a service. The permission table must have been checked."""
     return [
         Method(
             path=method_path(descriptor),
             request=GetMessageClass(descriptor.input_type),
             response=GetMessageClass(descriptor.output_type),
-            permission=permissions[method_path(descriptor)],
+            rule=permissions[method_path(descriptor)],
             begins_operation=_begins_operation(descriptor),
             writes=_begins_operation(descriptor) or method_path(descriptor) == _CANCEL,
             client_streaming=descriptor.client_streaming,
@@ -64,14 +66,25 @@ def methods_of(service: ServiceDescriptor, permissions: dict[str, str]) -> list[
     ]
 
 
+NOBODY = Subject("", "")
+
+
+def _everything(_permission: str, _folder_id: str) -> bool:
+    return True
+
+
 class Call:
     """One RPC under way. The interceptors fill it in; the handler reads it."""
 
     __slots__ = (
         "context",
+        "denial",
         "headers",
         "idempotency_key",
+        "identity",
+        "may",
         "metadata",
+        "missing",
         "operation_id",
         "request",
         "request_id",
@@ -87,7 +100,15 @@ class Call:
         self.metadata: dict[str, str | bytes] = {}
         self.request_id = ""
         self.trace_id = ""
+        self.identity = NOBODY
         self.subject = ""
+        """The id of `identity`, or of who a token was given to."""
+        self.denial = ""
+        """For the log: what was wrong with how the caller proves who it is."""
+        self.may: Callable[[str, str], bool] = _everything
+        """Whether the caller has a right on a folder, for what a listing leaves out."""
+        self.missing: Failure | None = None
+        """What to answer unless the call repeats an earlier one: its resource is not there."""
         self.idempotency_key = ""
         self.resource_id = ""
         """For the log, as is `operation_id`: set by the handler as soon as it knows them."""
@@ -97,7 +118,7 @@ class Call:
 
     @property
     def caller(self) -> Caller:
-        return Caller(self.subject, self.idempotency_key)
+        return Caller(self.subject, self.idempotency_key, self.missing)
 
 
 Handler = Callable[[Call], Any]

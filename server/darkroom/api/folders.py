@@ -86,7 +86,13 @@ class FolderServicer:
 
     def List(self, call: Call) -> Message:
         cloud_id = call.resource_id = call.request.cloud_id
-        known: dict[str, Any] = self._folders.names if cloud_id == self._folders.cloud_id else {}
+        known: dict[str, Any] = {}
+        if cloud_id == self._folders.cloud_id:
+            known = {
+                folder_id: name
+                for folder_id, name in self._folders.names.items()
+                if call.may("resource-manager.folders.get", folder_id)
+            }
         ids, token = _page(call, ("folders", cloud_id), known)
         folders = [self._folder(each) for each in ids]
         return folder_service_pb2.ListFoldersResponse(folders=folders, next_page_token=token)

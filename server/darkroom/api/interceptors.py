@@ -117,7 +117,7 @@ class Interceptors:
 
         It is cancelled when the client has been silent for as long as `alarms` allows.
         """
-        assert method.permission == PUBLIC, "streams have no other interceptors yet"
+        assert method.rule == PUBLIC, "streams have no other interceptors yet"
 
         def behave_and_log(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             self.watch_stream(method, context)
@@ -229,7 +229,7 @@ class Interceptors:
         return handle
 
     def _drain(self, method: Method, inner: Handler) -> Handler:
-        if method.permission == PUBLIC:
+        if method.rule == PUBLIC:
             return inner
         refusing, running = self._refusing.is_set, self._running
 
@@ -246,18 +246,19 @@ class Interceptors:
         return handle
 
     def _authentication(self, method: Method, inner: Handler) -> Handler:
-        if method.permission == PUBLIC:
+        if method.rule == PUBLIC:
             return inner
         authenticate = self._authenticator.authenticate
 
         def handle(call: Call) -> Any:
-            call.subject = authenticate(call.metadata)
+            call.identity = identity = authenticate(call)
+            call.subject = identity.id
             return inner(call)
 
         return handle
 
     def _load_limit(self, method: Method, inner: Handler) -> Handler:
-        if method.permission == PUBLIC:
+        if method.rule == PUBLIC:
             return inner
         limited = _limited(self._places, inner)
         return _limited(self._writing_places, limited) if method.writes else limited
@@ -290,12 +291,14 @@ class Interceptors:
         return handle
 
     def _authorisation(self, method: Method, inner: Handler) -> Handler:
-        if method.permission == PUBLIC:
+        if method.rule == PUBLIC:
             return inner
-        authorize, permission = self._authorizer.authorize, method.permission
+        check = self._authorizer.check_of(method)
+        if check is None:
+            return inner
 
         def handle(call: Call) -> Any:
-            authorize(call.subject, permission)
+            check(call)
             return inner(call)
 
         return handle
@@ -376,6 +379,8 @@ def write_line(path: str, call: Call, seconds: float, code: str, reason: str = "
     }
     if reason:
         fields["reason"] = reason
+    if call.denial:
+        fields["denial"] = call.denial
     if call.resource_id:
         fields["resource_id"] = call.resource_id
     if call.operation_id:

@@ -11,22 +11,17 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from darkroom.api import disks, health, images, operations, reflection, snapshots, tls
+from darkroom.api.access.modes import Access
 from darkroom.api.arrival import Alarms, RequestFirstExecutor, executor
-from darkroom.api.authentication import (
-    Authenticator,
-    Authorizer,
-    EverythingAllowed,
-    NoAuthentication,
-)
 from darkroom.api.calls import Call, Handler, method_path, methods_of
 from darkroom.api.convert import OPERATION_TYPES, check_operation_types
 from darkroom.api.endpoints import ApiEndpointServicer
 from darkroom.api.folders import CloudServicer, FolderServicer
+from darkroom.api.iam_tokens import IamTokenServicer
 from darkroom.api.interceptors import Interceptors, unknown_method
 from darkroom.api.permissions import PERMISSIONS, check_table
 from darkroom.api.places import DiskTypeServicer, ZoneServicer
 from darkroom.api.tls import CertificateFiles
-from darkroom.api.tokens import IamTokenServicer, Tokens
 from darkroom.config import MAX_CONCURRENT_STREAMS, Settings
 from darkroom.domain import errors
 from darkroom.operations.desk import Operations
@@ -138,9 +133,7 @@ class Server:
         settings: Settings,
         store: MetadataStore,
         desk: Operations,
-        authenticator: Authenticator,
-        authorizer: Authorizer,
-        tokens: Tokens,
+        access: Access,
         listener: Listener,
         metrics: "Metrics | None" = None,
     ) -> None:
@@ -154,7 +147,7 @@ class Server:
                 ZoneServicer(places),
                 DiskTypeServicer(places),
                 ApiEndpointServicer(listener.advertised),
-                IamTokenServicer(tokens),
+                IamTokenServicer(access.exchange),
                 CloudServicer(settings.folders()),
                 FolderServicer(settings.folders()),
                 operations.OperationServicer(store, desk),
@@ -167,8 +160,8 @@ class Server:
         )
         check_operation_types(OPERATION_TYPES)
         self._interceptors = interceptors = Interceptors(
-            authenticator,
-            authorizer,
+            access.authenticator,
+            access.authorizer,
             max_running=settings.max_concurrent_rpcs,
             request_seconds=settings.request_body_seconds,
             max_request_bytes=settings.max_request_size,
@@ -192,7 +185,8 @@ class Server:
                 },
             )
         self._add_health(interceptors)
-        self._add_reflection(interceptors, [service.full_name for service in everything])
+        if settings.reflects:
+            self._add_reflection(interceptors, [service.full_name for service in everything])
         self._server.add_generic_rpc_handlers([_UnknownMethods(interceptors)])
         self.address = self._listen(listener.address, listener.credentials)
 
@@ -287,7 +281,7 @@ def build_server(
     settings: Settings,
     store: MetadataStore,
     desk: Operations,
-    tokens: Tokens,
+    access: Access,
     metrics: "Metrics | None" = None,
 ) -> Server:
     """The plaintext server under the settings, bound to its address but not started.
@@ -298,33 +292,20 @@ def build_server(
             contradicts itself; nothing may be served.
     """
     listener = Listener(settings.listen, settings.advertise)
-    return _build(settings, store, desk, tokens, listener, metrics)
+    return Server(settings, store, desk, access, listener, metrics)
 
 
 def build_tls_server(
     settings: Settings,
     store: MetadataStore,
     desk: Operations,
-    tokens: Tokens,
+    access: Access,
     files: CertificateFiles,
     metrics: "Metrics | None" = None,
 ) -> Server:
     """The same on the TLS listener. Raises `ValueError` too, if the files cannot be used."""
     listener = Listener(settings.tls_listen, settings.tls_advertise, tls.credentials(files))
-    return _build(settings, store, desk, tokens, listener, metrics)
-
-
-def _build(
-    settings: Settings,
-    store: MetadataStore,
-    desk: Operations,
-    tokens: Tokens,
-    listener: Listener,
-    metrics: "Metrics | None",
-) -> Server:
-    authenticator = NoAuthentication(tokens.subject)
-    allowed = EverythingAllowed()
-    return Server(settings, store, desk, authenticator, allowed, tokens, listener, metrics)
+    return Server(settings, store, desk, access, listener, metrics)
 
 
 def certificate_files(settings: Settings) -> CertificateFiles:

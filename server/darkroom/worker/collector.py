@@ -136,6 +136,7 @@ class Collector:
         with _reported("rows", self._metrics) as report:
             # Contents last, here and below: their storage may be away.
             self._old_operations(report("operations"))
+            report("revocations").count += self._store.forget_revocations(self._clock_us())
             self._unreferenced_contents(report("contents"))
 
     def _collect_files(self, seconds: float) -> None:

@@ -65,8 +65,8 @@ class IamTokenServiceServicer:
     """
 
     def Create(self, request, context):
-        """Makes an IAM token for a user or a service account. Needs no token itself. In development, any
-        identity of the right form is accepted.
+        """Makes an IAM token for a user or a service account. Needs no token itself. Where nobody is
+        asked who they are, any identity of the right form is accepted.
 
         UNAUTHENTICATED: the identity given is not accepted.
         """
@@ -75,14 +75,21 @@ class IamTokenServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateForServiceAccount(self, request, context):
-        """Makes an IAM token for a service account that the caller may act as: in development, any.
+        """Makes an IAM token for any service account; it ends with the caller's own at the latest.
+
+        UNAUTHENTICATED: the token is missing or not good. PERMISSION_DENIED: the caller is no
+        administrator of the cloud. NOT_FOUND: there is no such service account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Revoke(self, request, context):
-        """Makes an IAM token worthless before its time. Not offered here: UNIMPLEMENTED.
+        """Makes an IAM token worthless before its time, on every server within seconds. Whoever has a
+        token may revoke it.
+
+        UNAUTHENTICATED: the caller's own token is missing or not good. INVALID_ARGUMENT: the token to
+        revoke is not good. UNIMPLEMENTED: nobody is asked who they are, or others issue tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

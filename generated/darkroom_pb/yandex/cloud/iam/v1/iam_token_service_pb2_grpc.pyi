@@ -22,15 +22,24 @@ class IamTokenServiceStub:
 
     def __init__(self, channel: _grpc.Channel) -> None: ...
     Create: _grpc.UnaryUnaryMultiCallable[_iam_token_service_pb2.CreateIamTokenRequest, _iam_token_service_pb2.CreateIamTokenResponse]
-    """Makes an IAM token for a user or a service account. Needs no token itself. In development, any
-    identity of the right form is accepted.
+    """Makes an IAM token for a user or a service account. Needs no token itself. Where nobody is
+    asked who they are, any identity of the right form is accepted.
 
     UNAUTHENTICATED: the identity given is not accepted.
     """
     CreateForServiceAccount: _grpc.UnaryUnaryMultiCallable[_iam_token_service_pb2.CreateIamTokenForServiceAccountRequest, _iam_token_service_pb2.CreateIamTokenResponse]
-    """Makes an IAM token for a service account that the caller may act as: in development, any."""
+    """Makes an IAM token for any service account; it ends with the caller's own at the latest.
+
+    UNAUTHENTICATED: the token is missing or not good. PERMISSION_DENIED: the caller is no
+    administrator of the cloud. NOT_FOUND: there is no such service account.
+    """
     Revoke: _grpc.UnaryUnaryMultiCallable[_iam_token_service_pb2.RevokeIamTokenRequest, _iam_token_service_pb2.RevokeIamTokenResponse]
-    """Makes an IAM token worthless before its time. Not offered here: UNIMPLEMENTED."""
+    """Makes an IAM token worthless before its time, on every server within seconds. Whoever has a
+    token may revoke it.
+
+    UNAUTHENTICATED: the caller's own token is missing or not good. INVALID_ARGUMENT: the token to
+    revoke is not good. UNIMPLEMENTED: nobody is asked who they are, or others issue tokens.
+    """
 
 class IamTokenServiceServicer(metaclass=_abc_1.ABCMeta):
     """Exchanges what a caller has to prove who it is for an IAM token, which goes into the metadata of
@@ -46,8 +55,8 @@ class IamTokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _iam_token_service_pb2.CreateIamTokenRequest,
         context: _grpc.ServicerContext,
     ) -> _iam_token_service_pb2.CreateIamTokenResponse:
-        """Makes an IAM token for a user or a service account. Needs no token itself. In development, any
-        identity of the right form is accepted.
+        """Makes an IAM token for a user or a service account. Needs no token itself. Where nobody is
+        asked who they are, any identity of the right form is accepted.
 
         UNAUTHENTICATED: the identity given is not accepted.
         """
@@ -58,7 +67,11 @@ class IamTokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _iam_token_service_pb2.CreateIamTokenForServiceAccountRequest,
         context: _grpc.ServicerContext,
     ) -> _iam_token_service_pb2.CreateIamTokenResponse:
-        """Makes an IAM token for a service account that the caller may act as: in development, any."""
+        """Makes an IAM token for any service account; it ends with the caller's own at the latest.
+
+        UNAUTHENTICATED: the token is missing or not good. PERMISSION_DENIED: the caller is no
+        administrator of the cloud. NOT_FOUND: there is no such service account.
+        """
 
     @_abc_1.abstractmethod
     def Revoke(
@@ -66,6 +79,11 @@ class IamTokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _iam_token_service_pb2.RevokeIamTokenRequest,
         context: _grpc.ServicerContext,
     ) -> _iam_token_service_pb2.RevokeIamTokenResponse:
-        """Makes an IAM token worthless before its time. Not offered here: UNIMPLEMENTED."""
+        """Makes an IAM token worthless before its time, on every server within seconds. Whoever has a
+        token may revoke it.
+
+        UNAUTHENTICATED: the caller's own token is missing or not good. INVALID_ARGUMENT: the token to
+        revoke is not good. UNIMPLEMENTED: nobody is asked who they are, or others issue tokens.
+        """
 
 def add_IamTokenServiceServicer_to_server(servicer: IamTokenServiceServicer, server: _grpc.Server) -> None: ...
