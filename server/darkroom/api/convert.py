@@ -409,7 +409,8 @@ def _example_record(kind: str) -> dict[str, Any]:
 
 def _pack(target: AnyMessage, message: Message) -> None:
     target.type_url = _TYPE_URL + message.DESCRIPTOR.full_name
-    target.value = message.SerializeToString()
+    # The same from every process: clients compare what is inside byte by byte.
+    target.value = message.SerializeToString(deterministic=True)
 
 
 def _timestamp(microseconds: int) -> Timestamp:

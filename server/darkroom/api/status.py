@@ -145,7 +145,7 @@ def to_status(
         details.append(error_details_pb2.RequestInfo(request_id=request_id))
     status = status_pb2.Status(code=failure.code.value, message=_text(message, _MAX_MESSAGE_BYTES))
     for detail in details:
-        status.details.add().Pack(detail)
+        status.details.add().Pack(detail, deterministic=True)
     return status
 
 

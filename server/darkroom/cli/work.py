@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = config.load(arguments)
     logs.configure(settings.log_level)
     metrics = wiring.metrics(settings)
-    held = _tether(arguments.beat_fd, metrics) if supervised else None
+    held = _tether(arguments.beat_fd, settings, metrics) if supervised else None
     wiring.be_nice()
     try:
         deployment = wiring.open_deployment(settings, metrics)
@@ -69,12 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _tether(descriptor: int, metrics: "Metrics | None") -> tether.Tether:
+def _tether(descriptor: int, settings: config.Settings, metrics: "Metrics | None") -> tether.Tether:
     if metrics is None:
-        held = tether.Tether(descriptor)
+        held = tether.Tether(descriptor, settings.lease_seconds)
     else:
         from darkroom.telemetry.exposition import told
 
-        held = tether.Tether(descriptor, lambda: told(metrics))
+        held = tether.Tether(descriptor, settings.lease_seconds, lambda: told(metrics))
     held.hold()
     return held

@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol
 from darkroom.domain import errors
 from darkroom.domain.work import Watch
 from darkroom.imaging.room import storage_failure, sync
+from darkroom.telemetry.failpoints import failpoint
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SUFFIX = ".qcow2"
@@ -125,6 +126,7 @@ class LocalContents:
                     watch.progress(copy.tell(), total_bytes)
             if digest.hexdigest() != sha256:
                 raise errors.content_damaged()
+            failpoint("content.copied")
             self._publish(part, target)
         finally:
             part.unlink(missing_ok=True)
@@ -132,9 +134,12 @@ class LocalContents:
     def _publish(self, path: Path, target: Path) -> None:
         path.chmod(0o400)
         sync(path)
+        failpoint("content.link")
         # A link, not a rename: it fails where the name is taken, in one step.
         os.link(path, target)
+        failpoint("content.linked")
         sync(self._root)
+        failpoint("content.stored")
 
     def open(self, content_id: str) -> BinaryIO:
         return self._path(content_id).open("rb")

@@ -157,8 +157,10 @@ class Upload:
 
     def _upload(self) -> None:
         algorithm = {"ChecksumAlgorithm": "CRC32"} if self._calls.checksums else {}
+        failpoint("content.create")
         created = self._ask("create_multipart_upload", Metadata=self._named(), **algorithm)
         self._upload_id = created["UploadId"]
+        failpoint("content.created")
         with self._path.open("rb") as file:
             self._send_all(file)
         if self._stop.is_set():

@@ -14,6 +14,7 @@ from darkroom.domain.ids import REGIONAL_PREFIX, new_id
 from darkroom.domain.operation import DESCRIPTIONS, Operation, State
 from darkroom.operations.effect import Effect
 from darkroom.storage.port import MetadataStore, Transaction
+from darkroom.telemetry.failpoints import failpoint
 
 if TYPE_CHECKING:
     from darkroom.telemetry.metrics import Metrics
@@ -169,10 +170,12 @@ class Operations:
             tx.insert_operation(begun.operation, begun.payload, begun.sealed, self._delay_ms)
             if caller.idempotency_key:
                 tx.remember(caller.subject, caller.idempotency_key, request_hash, operation_id)
+            failpoint("operation.begin")
             return begun.operation
 
         try:
             operation = self._store.write(change)
+            failpoint("operation.begun")
         except Failure as failure:
             found = self._begun_after_all(failure, operation_id, replayed)
             if found is None:
@@ -236,6 +239,7 @@ class Operations:
                 raise errors.operation_kind_unknown(operation_id)
             if operation.state is State.RUNNING:
                 tx.request_cancel(operation_id, now_us)
+                failpoint("operation.cancel")
                 return replace(operation, cancel_requested=True, modified_at_us=now_us), False
             if operation.state is State.PENDING:
                 payload = tx.payload(operation_id)
@@ -247,10 +251,12 @@ class Operations:
                     error=errors.operation_cancelled(),
                 )
                 tx.end_operation(operation)
+                failpoint("operation.cancel")
                 return operation, True
             return operation, False
 
         operation, ended = self._store.write(change)
+        failpoint("operation.cancelled")
         if ended and self._metrics is not None:
             self._metrics.operations_ended.labels(operation.kind, "CANCELLED").inc()
         return operation

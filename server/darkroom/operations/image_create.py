@@ -281,6 +281,7 @@ class ImageImport(ImageCreateEnding):
         return lambda tx: self._record(tx, attempt)
 
     def clean(self, claim: Claim) -> None:
+        failpoint("scratch.clean")
         shutil.rmtree(self._folder(claim), ignore_errors=True)
 
     def _folder(self, claim: Claim) -> Path:

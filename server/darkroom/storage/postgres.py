@@ -20,6 +20,7 @@ from darkroom.storage.postgres_wakeups import RING, Doorbell
 from darkroom.storage.sql import SqlStore
 from darkroom.storage.stillness import Stillness
 from darkroom.storage.transaction import SqlTransaction
+from darkroom.telemetry.failpoints import failpoint
 
 T = TypeVar("T")
 
@@ -188,7 +189,10 @@ class PostgresStore(SqlStore):
             connection.execute(_MAKE_VERSION_TABLE)
             connection.execute(_ADD_VERSION)
             with connection.transaction():
-                return self._step(connection)
+                done = self._step(connection)
+                failpoint("schema.migrate")
+            failpoint("schema.migrated")
+            return done
         except psycopg.errors.LockNotAvailable:
             return False
         except psycopg.Error as error:

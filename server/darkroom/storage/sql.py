@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
+from functools import partial
 from typing import Any, TypeVar
 
 from darkroom.domain.access import AccessBinding, Revocation
@@ -16,6 +17,7 @@ from darkroom.storage import invariants, rows
 from darkroom.storage.dialect import Dialect
 from darkroom.storage.listing import list_sql
 from darkroom.storage.transaction import SqlTransaction
+from darkroom.telemetry.failpoints import failpoint
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Resource)
@@ -98,7 +100,10 @@ class SqlStore(ABC):
         return changed == 1
 
     def put_back_all(self, owner: str) -> int:
-        return self._change(rows.PUT_BACK_ALL, (owner,))[0]
+        failpoint("operation.release")
+        number, _ = self._change(rows.PUT_BACK_ALL, (owner,))
+        failpoint("operation.released")
+        return number
 
     # --- collection -------------------------------------------------------------------------------
 
@@ -108,8 +113,8 @@ class SqlStore(ABC):
             unused = [content_id for content_id, is_used in looked_at if not is_used]
             if len(unused) < len(looked_at):
                 first_id, last_id = looked_at[0][0], looked_at[-1][0]
-                # Looks again, under the lock that whoever lets go of a content needs too.
-                self.write(lambda tx, ids=(first_id, last_id): tx.contents_checked(*ids))  # type: ignore[misc]
+                self.write(partial(_checked, first_id, last_id))
+                failpoint("content.checked")
             if unused or not looked_at:
                 return unused
 
@@ -165,3 +170,9 @@ class SqlStore(ABC):
     def take_back(self, seen: Unfinished) -> bool:
         parameters = (0, 0, seen.id, seen.owner, seen.fence, seen.beat)
         return self._change(self._dialect.take_back, parameters)[0] == 1
+
+
+def _checked(first_id: str, last_id: str, tx: SqlTransaction) -> None:
+    """Look again, under the lock that whoever lets go of a content needs too."""
+    tx.contents_checked(first_id, last_id)
+    failpoint("content.check")

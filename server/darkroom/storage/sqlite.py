@@ -18,6 +18,7 @@ from darkroom.storage.dialect import Dialect
 from darkroom.storage.sql import SqlStore
 from darkroom.storage.stillness import Stillness
 from darkroom.storage.transaction import SqlTransaction
+from darkroom.telemetry.failpoints import failpoint
 
 T = TypeVar("T")
 
@@ -173,10 +174,12 @@ class SqliteStore(SqlStore):
                     self._writer.execute(_SET_OLDEST_PROGRAM, (oldest,))
                     for statement in statistics.statements():
                         self._writer.execute(statement)
+                    failpoint("schema.migrate")
                 self._writer.execute("COMMIT")
             except BaseException:
                 self._rollback()
                 raise
+        failpoint("schema.migrated")
         self.check_schema()
         return migrations.latest()
 

@@ -11,6 +11,7 @@ from darkroom.domain.errors import Failure
 from darkroom.domain.operation import Claim
 from darkroom.domain.work import Interrupted, Reason
 from darkroom.storage.port import MetadataStore
+from darkroom.telemetry.failpoints import failpoint
 from darkroom.worker.phases import Phases
 
 log = logging.getLogger(__name__)
@@ -124,9 +125,11 @@ class AttemptWatch:
 
     def _beat(self) -> None:
         started = time.monotonic()
+        failpoint("operation.renew")
         beat = self._store.heartbeat(
             self._claim.lease, self._phase, self._done_bytes, self._total_bytes
         )
+        failpoint("operation.renewed")
         if beat is None:
             self.interrupt(Reason.FENCED)
             return

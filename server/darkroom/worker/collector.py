@@ -16,6 +16,7 @@ from darkroom.domain.operation import RETENTION_SECONDS
 from darkroom.imaging.contents import ContentStore
 from darkroom.operations.desk import wall_clock_us
 from darkroom.storage.port import MetadataStore
+from darkroom.telemetry.failpoints import failpoint
 
 if TYPE_CHECKING:
     from darkroom.telemetry.metrics import Metrics
@@ -148,9 +149,12 @@ class Collector:
         for content_id in self._store.unreferenced_contents(_BATCH):
             # Row first, under a guard: an image made of it meanwhile keeps it. The file after
             # the commit: a crash in between leaves an orphan, which the next round finds.
+            failpoint("content.forget")
             if self._store.delete_content(content_id):
                 try:
+                    failpoint("content.forgotten")
                     removed.add(self._delete(content_id))
+                    failpoint("content.deleted")
                 except BaseException:
                     self.expect_debris()
                     raise
@@ -170,7 +174,9 @@ class Collector:
         batches, self._scan = self._scan or _orphans(self._store, self._contents), None
         for orphans in batches:
             for name in orphans:
+                failpoint("orphan.delete")
                 removed.add(self._delete(name))
+                failpoint("orphan.deleted")
             if time.monotonic() - started > seconds:
                 self._scan = batches
                 return
@@ -178,13 +184,17 @@ class Collector:
     def _abandoned_scratch(self, removed: _Removed) -> None:
         for name in abandoned_scratch(self._store, self._scratch):
             size_bytes = _occupied_bytes(self._scratch / name)
+            failpoint("scratch.remove")
             shutil.rmtree(self._scratch / name, ignore_errors=True)
+            failpoint("scratch.removed")
             removed.add(size_bytes)
 
     def _old_operations(self, removed: _Removed) -> None:
         before_us = self._clock_us() - self._retention_seconds * 1_000_000
         for _ in range(_MAX_PURGES):
+            failpoint("operation.purge")
             purged = self._store.purge_operations(before_us, _BATCH)
+            failpoint("operation.purged")
             removed.count += purged
             if purged < _BATCH:
                 break

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 1.0
-"""A supervised worker writes a byte, or a line of what it has counted, this often."""
+BEATS = 5
+"""A supervised worker writes a byte, or a line of what it has counted, this often in the time after
+which it counts as frozen."""
 
 BEAT = b"."
 _PIPE_BYTES = 65536

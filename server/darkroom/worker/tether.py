@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 
-from darkroom.worker.supervisor import BEAT, BEAT_SECONDS
+from darkroom.worker.supervisor import BEAT, BEATS
 
 _PR_SET_PDEATHSIG = 1
 
@@ -20,13 +20,18 @@ def die_with_parent() -> None:
 
 
 class Tether:
-    """Beats into a pipe, and ends this process at once when standard input ends.
+    """Beats into a pipe often enough not to be silent for `silence_seconds`.
+
+    And ends this process at once when standard input ends.
 
     A beat is one byte, or what `tell` returns: bytes that end a line.
     """
 
-    def __init__(self, beat_descriptor: int, tell: Callable[[], bytes] = lambda: BEAT) -> None:
+    def __init__(
+        self, beat_descriptor: int, silence_seconds: float, tell: Callable[[], bytes] = lambda: BEAT
+    ) -> None:
         self._descriptor = beat_descriptor
+        self._pause_seconds = silence_seconds / BEATS
         self._tell = tell
         self._lock = threading.Lock()
         # Before anything slow is done: the parent waits for it.
@@ -37,14 +42,14 @@ class Tether:
         threading.Thread(target=_end_with_input, name="tether", daemon=True).start()
 
     def beat(self) -> None:
-        """Once more than every second, for instance before an orderly end."""
+        """Once more, for instance before an orderly end."""
         self._write(self._tell())
 
     def _beat(self) -> None:
         pause = threading.Event()
         while True:
             self.beat()
-            pause.wait(BEAT_SECONDS)
+            pause.wait(self._pause_seconds)
 
     def _write(self, beat: bytes) -> None:
         with self._lock:

@@ -122,10 +122,12 @@ class Worker:
         """Until `drain` or `stop_claiming`: claim and run what is due, collect in between."""
         while not self._closing.is_set():
             try:
+                failpoint("operation.claim")
                 claim = self._store.claim(self._owner, self._keys.held)
                 if claim is None:
                     self._keys.tell_if_missing()
                 if claim is not None:
+                    failpoint("operation.claimed")
                     self.run_claim(claim)
                 # After work too: under a load that never ends the disk must not fill up.
                 self._collector.collect_if_due()
@@ -209,8 +211,10 @@ class Worker:
             response = rows(tx)
             if not tx.finish_leased(claim.lease, self._clock_us(), error=error, response=response):
                 raise _LeaseLost
+            failpoint("operation.commit")
 
         self._patiently(lambda: self._store.write(change))
+        failpoint("operation.finished")
         if self._metrics is not None:
             code = error.code.name if error is not None else "OK"
             self._metrics.operations_ended.labels(claim.operation.kind, code).inc()
@@ -238,7 +242,6 @@ class Worker:
                 return self._stop(claim, runner, Reason.CANCELLED)
             if not _ended_by(claim, operation):
                 return Reason.FENCED.value
-        failpoint("operation.finished")
         return "succeeded"
 
     def _end_with(
@@ -265,7 +268,7 @@ class Worker:
                 reason.value,
             )
         if reason is Reason.DRAINING:
-            self._patiently(lambda: self._store.put_back(claim.lease, 0, count_attempt=False))
+            self._return(claim, 0, count_attempt=False)
         return str(reason.value)
 
     def _fail(self, claim: Claim, runner: Runner, failure: Failure) -> str:
@@ -289,8 +292,15 @@ class Worker:
         log.info("operation will be retried", extra={"fields": fields})
         if self._metrics is not None:
             self._metrics.retries.labels(claim.operation.kind, failure.reason).inc()
-        self._patiently(lambda: self._store.put_back(claim.lease, delay_ms, count_attempt=True))
+        self._return(claim, delay_ms, count_attempt=True)
         return "retried"
+
+    def _return(self, claim: Claim, delay_ms: int, *, count_attempt: bool) -> None:
+        failpoint("operation.return")
+        self._patiently(
+            lambda: self._store.put_back(claim.lease, delay_ms, count_attempt=count_attempt)
+        )
+        failpoint("operation.returned")
 
 
 def operation_cancelled(claim: Claim) -> bool:
