@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 SIGNATURE = "X-Amz-Signature=c0ffee5eedc0ffee5eed"
 """What must never be seen in clear anywhere but on the wire."""
@@ -38,7 +39,7 @@ class ObjectServer:
             def do_GET(self) -> None:
                 outer._answer(self)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
 
     @property
@@ -91,6 +92,14 @@ class ObjectServer:
                 if self.bytes_per_second:
                     due = started + sent / self.bytes_per_second
                     time.sleep(max(0.0, due - time.monotonic()))
+
+
+class _Server(ThreadingHTTPServer):
+    """Says nothing of callers that were killed."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def main() -> None:

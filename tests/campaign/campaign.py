@@ -31,6 +31,8 @@ _SETTLE_SECONDS = 120.0
 LEAST_ACKNOWLEDGED = 3.0
 LEAST_IMPORTED = 0.5
 """Operations acknowledged and imports finished per kill, below which a run says nothing."""
+_START = 5
+"""Kills before that is counted."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Campaign:
         try:
             while self.figures.killed < kills and not self.journal.violations:
                 self._crash(next(self._crashes))
+            self._wait_for_work()
         finally:
             self._disarm()
             for client in self._clients:
@@ -194,10 +197,10 @@ class Campaign:
     def _wait_for_work(self) -> None:
         """Until some was done since the last crash, and enough in all to say something."""
         counts, kills = self.journal.counts, self.figures.killed
-        begun = counts["acknowledged"] + 1
-        imported = (kills - 10) * LEAST_IMPORTED * 1.2
+        acknowledged = max(counts["acknowledged"] + 1, (kills - _START) * LEAST_ACKNOWLEDGED)
+        imported = (kills - _START) * LEAST_IMPORTED
         deadline = time.monotonic() + _STUCK_SECONDS
-        while counts["acknowledged"] < begun or counts["imported"] < imported:
+        while counts["acknowledged"] < acknowledged or counts["imported"] < imported:
             if self.journal.violations:
                 return
             if time.monotonic() > deadline:
@@ -291,5 +294,5 @@ class Campaign:
     def _check_amount(self) -> None:
         counts, kills = self.journal.counts, self.figures.killed
         for what, least in (("acknowledged", LEAST_ACKNOWLEDGED), ("imported", LEAST_IMPORTED)):
-            if counts[what] < least * kills:
+            if counts[what] < least * (kills - _START):
                 self.journal.violated(f"too little was {what} for {kills} kills: {counts[what]}")

@@ -45,7 +45,7 @@ _REFUSALS = {
     *(grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.NOT_FOUND),
     grpc.StatusCode.FAILED_PRECONDITION,
 }
-_MAX_PICTURES = 6
+_MAX_PICTURES = 8
 ERROR = image_pb2.Image.ERROR
 _CANCELLED = grpc.StatusCode.CANCELLED.value[0]
 
