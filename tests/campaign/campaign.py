@@ -46,7 +46,7 @@ class Crash:
     victim: int
 
 
-WEIGHTS = {"worker": 9, "child": 3, "api": 4, "both": 2, "database": 2, "all": 1, "drain": 3}
+WEIGHTS = {"worker": 12, "child": 4, "api": 4, "both": 1, "database": 2, "all": 1, "drain": 3}
 FREEZES = {"freeze worker": 2, "freeze api": 1}
 NO_KILL = {*FREEZES, "drain"}
 

@@ -34,6 +34,8 @@ MISSING = "missing.raw"
 """A source that the object storage does not have: its import fails for good."""
 
 _CALL_SECONDS = 5.0
+_PAUSE_SECONDS = 0.05
+"""Before a call is sent again."""
 _OUTCOME_SECONDS = 90.0
 """Longest time in which a call may stay without an outcome."""
 
@@ -123,7 +125,7 @@ class Client:
             stub = self._fleet.stub(number)
             number += 1
             if stub is None:
-                time.sleep(0.02)
+                time.sleep(_PAUSE_SECONDS)
                 continue
             services = stub.operations if method in ("GetOperation", "Cancel") else stub.images
             act = getattr(services, method.removesuffix("Operation"))
@@ -131,7 +133,7 @@ class Client:
             if answer is None or (isinstance(answer, Refused) and answer.code in _UNCERTAIN):
                 self._journal.count("calls without an outcome")
                 lost = True
-                time.sleep(0.02)
+                time.sleep(_PAUSE_SECONDS)
                 continue
             if isinstance(answer, Refused):
                 if answer.code not in _REFUSALS:
@@ -155,8 +157,8 @@ class Client:
             acts.append((3, lambda: self._update(self._random.choice(free))))
         if gone := free + self._free("ERROR"):
             acts.append((1 + len(self._pictures), lambda: self._delete(self._random.choice(gone))))
-        if cancellable := [each for each in self._open if not each.cancelled]:
-            acts.append((0.15, lambda: self._cancel(self._random.choice(cancellable))))
+        if doomed := [each for each in self._open if each.doomed and not each.cancelled]:
+            acts.append((1, lambda: self._cancel(self._random.choice(doomed))))
         weights = [weight for weight, _ in acts]
         self._random.choices([act for _, act in acts], weights)[0]()
 
@@ -222,6 +224,7 @@ class Client:
         self._begun(Entry(operation.id, method, request, key, picture, becomes))
 
     def _begun(self, entry: Entry) -> None:
+        entry.doomed = self._random.random() < 0.15
         self._open.append(entry)
         self._journal.begun(entry)
 

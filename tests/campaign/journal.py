@@ -38,6 +38,8 @@ class Entry:
     picture: Picture
     becomes: dict[str, Any]
     """What a success changes of the picture."""
+    doomed: bool = False
+    """Whether its client means to cancel it."""
     cancelled: bool = False
     """Whether a cancel was acknowledged before the end was seen."""
     ended: operation_pb2.Operation | None = None
