@@ -137,6 +137,7 @@ class Fleet:
             "DARKROOM_DATA_DIR": str(self.data),
             "DARKROOM_LEASE_SECONDS": str(LEASE_SECONDS),
             "DARKROOM_GRACE_SECONDS": "5",
+            "DARKROOM_DRAIN_SECONDS": "0",
             "DARKROOM_FAILPOINTS": str(self.failpoints),
             **self.environment,
         }
