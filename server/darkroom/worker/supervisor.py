@@ -11,6 +11,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from darkroom.domain.errors import Failure
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +133,7 @@ class Supervisor:
                 self._children.add(child)
             os.close(beat_write)
             beat_write = -1
-            fields = {"worker": owner, "pid": child.pid}
+            fields: dict[str, Any] = {"worker": owner, "pid": child.pid}
             log.info("worker started", extra={"fields": fields})
             self._watch(child, beat_read, owner)
             status = child.wait()
@@ -146,9 +149,12 @@ class Supervisor:
                 child.stdin.close()
         try:
             self._died(owner)
-        except Exception:
+        except Failure as failure:
             # Its leases expire by themselves: slower, never wrong.
-            log.warning("leases of an ended worker could not be given back", exc_info=True)
+            fields["reason"] = failure.reason
+            log.warning("leases of an ended worker not given back", extra={"fields": fields})
+        except Exception:
+            log.exception("leases of an ended worker not given back")
 
     def _watch(self, child: subprocess.Popen[bytes], beat_read: int, owner: str) -> None:
         """Until the child closed its end of the pipe or was killed for being silent."""
