@@ -17,7 +17,7 @@ RUN_NEEDS := qemu-img=qemu-utils bwrap=bubblewrap
 DEMO_NEEDS := $(RUN_NEEDS) mkfs.ext4=e2fsprogs
 TEST_NEEDS := $(DEMO_NEEDS) grpc_tools_ruby_protoc=ruby-grpc-tools curl=curl
 SOAK_NEEDS := $(TEST_NEEDS) qemu-system-x86_64=qemu-system-x86 prometheus=prometheus grub-mkimage=grub-common \
-	/usr/lib/grub/i386-pc/boot.img=grub-pc-bin strace=strace
+	/usr/lib/grub/i386-pc/boot.img=grub-pc-bin strace=strace pgbouncer=pgbouncer
 BENCH_NEEDS := $(RUN_NEEDS) h2load=nghttp2-client curl=curl taskset=util-linux
 
 .PHONY: help

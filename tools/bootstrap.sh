@@ -32,7 +32,8 @@ if [ ${#missing[@]} -gt 0 ]; then
         exit 1
     fi
     say "installing ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
+    # No daemon of a package is wanted, only its programs.
+    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
     apt-get update --quiet=2
     apt-get install --quiet=2 --yes --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" >/dev/null
 fi

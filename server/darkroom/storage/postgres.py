@@ -256,12 +256,9 @@ class PostgresStore(SqlStore):
                 lost = _is_lost(error)
                 if lost:
                     self._connections.forget()
+                may_repeat = repeat and (lost or _is_passing(error))
                 waited = self._monotonic() - started
-                if (
-                    not (repeat and (lost or _is_passing(error)))
-                    or attempt == _ATTEMPTS
-                    or waited > self._busy_seconds
-                ):
+                if not may_repeat or attempt == _ATTEMPTS or waited > self._busy_seconds:
                     failure = _failure(error)
                     if failure is None:
                         raise
@@ -279,7 +276,7 @@ class PostgresStore(SqlStore):
 
             tx = SqlTransaction(execute, DIALECT)
             # Said, because a database may be set to another default.
-            connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED", prepare=False)
             try:
                 result = change(tx)
                 if connection.info.transaction_status is TransactionStatus.INERROR:
@@ -374,7 +371,7 @@ def _roll_back(connection: Connection) -> None:
         if connection.info.transaction_status is TransactionStatus.ACTIVE:
             connection.close()  # it never answered: nothing can be said to it
         elif not connection.closed:
-            connection.execute("ROLLBACK")
+            connection.execute("ROLLBACK", prepare=False)
     except psycopg.Error:
         connection.close()
 
@@ -382,7 +379,7 @@ def _roll_back(connection: Connection) -> None:
 def _commit(connection: Connection) -> None:
     """Raises `psycopg.Error` where the server said that nothing was committed."""
     try:
-        connection.execute("COMMIT")
+        connection.execute("COMMIT", prepare=False)
     except psycopg.Error as error:
         refused = error.diag.severity_nonlocalized == "ERROR" and error.sqlstate != _UNSURE
         if refused:

@@ -153,10 +153,12 @@ class Connections:
                 autocommit=True,
                 cursor_factory=psycopg.RawCursor,
             )
-            connection.patience_seconds = self._patience_seconds
-            # The server's own limits, which free the locks of a client that stopped. Behind a
-            # pooler of transactions they hold where a server connection has met them once.
-            connection.execute(self._limits)
+            try:
+                connection.patience_seconds = self._patience_seconds
+                self._introduce(connection)
+            except BaseException:
+                connection.close()
+                raise
         except psycopg.OperationalError as error:
             problem = self._redacted(str(error))
             if not self._down.is_set():
@@ -170,6 +172,18 @@ class Connections:
         # One type for every whole number, or each size of numbers is another statement to plan.
         connection.adapters.register_dumper(int, Int8Dumper)
         return connection
+
+    def _introduce(self, connection: Connection) -> None:
+        # The server's own limits, which free the locks of a client that stopped. Behind a pooler
+        # of transactions they hold where a connection to the server has met them once.
+        cursor = connection.execute(f"{self._limits}; SELECT pg_backend_pid()")
+        while cursor.nextset():
+            pass
+        (served_by,) = cursor.fetchone() or (None,)
+        if served_by != connection.info.backend_pid:
+            # A pooler stands in between. Prepared statements are called the same in every client:
+            # where connections are handed around, one could run what another has prepared.
+            connection.prepare_threshold = None
 
     def _redacted(self, text: str) -> str:
         text = " ".join(text.split())
