@@ -81,6 +81,14 @@ def _flag(text: str) -> bool:
     raise ValueError("must be true or false")
 
 
+def _header(text: str) -> str:
+    if text and not re.fullmatch(r"[a-z0-9_.-]+", text):
+        raise ValueError("must be the name of a header, in small letters")
+    if text == "authorization" or text.endswith("-bin"):
+        raise ValueError("must be another header")
+    return text
+
+
 def _listen(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not (host and colon and port.isdigit() and int(port) < 65536):
@@ -117,6 +125,11 @@ class Settings:
         "authority; re-read when it changes. Empty: one for this machine is made, for development.",
     )
     tls_key: str = _setting("", "PEM file with the key of `--tls-certificate`.")
+    tls_client_ca: str = _setting(
+        "",
+        "PEM file of the authorities whose certificates clients of the TLS listener must show; "
+        "re-read when it changes. Empty: they show none.",
+    )
     advertise: str = _setting(
         "",
         "HOST:PORT that endpoint discovery names on the plaintext listener. Empty: what the "
@@ -127,8 +140,9 @@ class Settings:
     auth_mode: str = _setting(
         "none",
         "How callers prove who they are. `none`: nobody is asked, everybody may do everything, for "
-        "development. `iam`: accounts of `--access-dir`, with tokens of this service.",
-        _one_of("none", "iam"),
+        "development. `iam`: accounts of `--access-dir`, with tokens of this service. `mesh`: "
+        "`--mesh-peer` says who they are.",
+        _one_of("none", "iam", "mesh"),
     )
     expose_unauthenticated: bool = _setting(
         False,
@@ -145,6 +159,22 @@ class Settings:
         DEFAULT_TOKEN_SECONDS,
         "Seconds for which the tokens of IamTokenService are good, at most 43200.",
         _whole_number(60, MAX_TOKEN_SECONDS),
+    )
+    mesh_peer: tuple[str, ...] = _setting(
+        (),
+        "SPIFFE id or other URI, or DNS name, in the certificate of a sidecar or gateway that may "
+        "say who calls. For `--auth-mode mesh`, on the TLS listener. Repeatable.",
+    )
+    mesh_subject_header: str = _setting(
+        "x-darkroom-subject",
+        "Header in which it says so, as TYPE:ID; or `x-forwarded-client-cert`, whose last URI is "
+        "then a service account.",
+        _header,
+    )
+    mesh_groups_header: str = _setting(
+        "x-darkroom-groups",
+        "Header in which it may name the caller's groups, separated by commas. Empty: none.",
+        _header,
     )
     reflection: str = _setting(
         "auto",
@@ -510,6 +540,11 @@ def load(
     settings.folders()
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingError("tls_certificate and tls_key: give both or neither")
+    if settings.auth_mode == "mesh":
+        needed = ("tls_listen", "tls_client_ca", "mesh_peer", "mesh_subject_header")
+        missing = [name for name in needed if not getattr(settings, name)]
+        if missing:
+            raise SettingError(f"{missing[0]}: is needed for --auth-mode mesh")
     return settings
 
 

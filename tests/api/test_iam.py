@@ -240,6 +240,13 @@ def test_every_call_without_a_good_token_gets_the_same_answer(
     assert client.good(token)
 
 
+def test_headers_of_other_modes_say_nothing(client: Iam) -> None:
+    request = image_service_pb2.ListImagesRequest(folder_id="folder")
+    for name in ("x-darkroom-subject", "x-forwarded-client-cert"):
+        metadata = ((name, "serviceAccount:ci"),)
+        is_the_one_answer(refused(lambda: client.images.List(request, metadata=metadata)))  # noqa: B023
+
+
 def test_what_leaves_the_access_files_is_soon_worth_nothing(
     client: Iam, accounts: Accounts, key: dict[str, str]
 ) -> None:

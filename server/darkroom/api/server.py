@@ -3,7 +3,7 @@
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -311,5 +311,8 @@ def build_tls_server(
 def certificate_files(settings: Settings) -> CertificateFiles:
     """The files of the settings, or those made for development."""
     if settings.tls_certificate:
-        return CertificateFiles(Path(settings.tls_certificate), Path(settings.tls_key))
-    return tls.development_files(settings.certificate_folder)
+        files = CertificateFiles(Path(settings.tls_certificate), Path(settings.tls_key))
+    else:
+        files = tls.development_files(settings.certificate_folder)
+    client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
+    return replace(files, client_ca=client_ca)

@@ -32,6 +32,8 @@ class CertificateFiles:
     certificate: Path
     key: Path
     ca: Path | None = None
+    client_ca: Path | None = None
+    """The authorities whose certificates clients must show; None if they show none."""
 
 
 def development_files(folder: Path) -> CertificateFiles:
@@ -152,7 +154,9 @@ class _Reloader:
         self.configuration = self._read()
 
     def _stamp(self) -> tuple[int, ...]:
-        stats = [path.stat() for path in (self._files.certificate, self._files.key)]
+        files = self._files
+        present = (files.certificate, files.key, files.client_ca)
+        stats = [path.stat() for path in present if path is not None]
         return tuple(value for stat in stats for value in (stat.st_mtime_ns, stat.st_ino))
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
@@ -168,7 +172,18 @@ class _Reloader:
             raise ValueError(f"{self._files.key} holds no PEM key without a password") from None
         if certificate.public_key() != private.public_key():
             raise ValueError("the TLS key is not that of the TLS certificate")
-        return grpc.ssl_server_certificate_configuration([(key, chain)])
+        return grpc.ssl_server_certificate_configuration([(key, chain)], self._client_ca())
+
+    def _client_ca(self) -> bytes | None:
+        path = self._files.client_ca
+        if path is None:
+            return None
+        authorities = path.read_bytes()
+        try:
+            x509.load_pem_x509_certificates(authorities)
+        except ValueError:
+            raise ValueError(f"{path} holds no PEM certificate") from None
+        return authorities
 
     def fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """The new certificate if the files changed and are whole, else None: keep the last."""
@@ -197,5 +212,5 @@ def credentials(files: CertificateFiles) -> grpc.ServerCredentials:
         reloader.configuration,
         # None means "as before" to grpcio; its type stubs do not know that.
         reloader.fetch,  # type: ignore[arg-type]
-        require_client_authentication=False,
+        require_client_authentication=files.client_ca is not None,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from darkroom.api.access import directory
 from darkroom.api.access.following import Followed, stamp
 from darkroom.api.access.iam import IamAccess
+from darkroom.api.access.mesh import MeshAuthentication
 from darkroom.api.access.revocations import Revocations
 from darkroom.api.access.rights import RoleAuthorizer
 from darkroom.api.authentication import (
@@ -13,7 +14,7 @@ from darkroom.api.authentication import (
     EverythingAllowed,
     NoAuthentication,
 )
-from darkroom.api.iam_tokens import Exchange, OpenExchange
+from darkroom.api.iam_tokens import Exchange, NoExchange, OpenExchange
 from darkroom.api.tokens import Tokens
 from darkroom.config import Settings
 from darkroom.storage.port import MetadataStore
@@ -65,5 +66,10 @@ def access(settings: Settings, store: MetadataStore) -> Access:
         cloud_id=settings.cloud_id,
         organization_id=settings.organization_id,
     )
+    if settings.auth_mode == "mesh":
+        mesh = MeshAuthentication(
+            settings.mesh_peer, settings.mesh_subject_header, settings.mesh_groups_header
+        )
+        return Access(mesh, authorizer, NoExchange())
     iam = IamAccess(tokens, rules, Revocations(store), keys.current)
     return Access(iam, authorizer, iam)
