@@ -67,7 +67,7 @@ class Installation:
         self.failpoints.mkdir()
         self.log_path = folder / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self._source_origin = source_origin
+        self.source_origin = source_origin
         self._settings = settings
         self.channel: grpc.Channel | None = None
 
@@ -82,7 +82,7 @@ class Installation:
                 env={
                     **os.environ,
                     "DARKROOM_DATA_DIR": str(self.data),
-                    "DARKROOM_SOURCE_ALLOW": self._source_origin + "/",
+                    "DARKROOM_SOURCE_ALLOW": self.source_origin + "/",
                     "DARKROOM_FAILPOINTS": str(self.failpoints),
                     "DARKROOM_LEASE_SECONDS": "2",
                     "DARKROOM_TLS_LISTEN": "",

@@ -1,0 +1,78 @@
+"""Every runbook step of the operations guide runs, word for word, on a real installation."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from installation import Installation, installation
+from object_server import ObjectServer
+
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+
+def steps() -> list[tuple[str, str]]:
+    """Heading and commands of each step."""
+    found = []
+    for match in re.finditer(r"^```sh runbook\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL):
+        heading = HEADING.findall(GUIDE[: match.start()])[-1]
+        found.append((heading, match[1]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Iterator[Installation]:
+    folder = tmp_path_factory.mktemp("runbook")
+    objects = folder / "objects"
+    objects.mkdir()
+    (objects / disk.name).hardlink_to(disk)
+    with (
+        ObjectServer(objects).running() as source,
+        installation(folder, source.origin, DARKROOM_METRICS_LISTEN="127.0.0.1:0") as running,
+    ):
+        begun = running.create(source.url(disk.name), name="good")
+        assert not running.done(begun.id).HasField("error")
+        with pytest.raises(grpc.RpcError):
+            running.image("no-such-image")
+        yield running
+
+
+def test_there_is_a_step_for_every_alert() -> None:
+    headed = {heading for heading, _ in steps()}
+    alerts = {each for each in HEADING.findall(GUIDE) if each.startswith("Darkroom")}
+    assert len(alerts) >= 10
+    assert alerts <= headed
+
+
+@pytest.mark.parametrize(
+    ("heading", "commands"), steps(), ids=[f"{n}-{each[0]}" for n, each in enumerate(steps())]
+)
+def test_a_runbook_step_runs(house: Installation, heading: str, commands: str) -> None:
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        env={
+            **house.environment(),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "METRICS": house.metrics_address,
+            "LOG": str(house.log_path),
+            "DARKROOM_LISTEN": house.address,
+            "DARKROOM_TLS_LISTEN": "",
+            "DARKROOM_GATEWAY_LISTEN": "",
+            "DARKROOM_SOURCE_ALLOW": house.source_origin + "/",
+        },
+        cwd=house.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, f"{heading}: {result.stdout}\n{result.stderr}"
+    assert "command not found" not in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "usage:" not in result.stderr
