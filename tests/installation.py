@@ -19,6 +19,7 @@ from darkroom_pb.yandex.cloud.operation import (
     operation_service_pb2,
     operation_service_pb2_grpc,
 )
+from log_schema import check_all
 
 PATIENCE_SECONDS = 30.0
 
@@ -117,12 +118,13 @@ class Installation:
         return status
 
     def stop(self) -> None:
-        """End whatever is left of it, by pid."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        below = descendants(self.process.pid)
-        self.kill(signal.SIGTERM)
-        assert not [pid for pid in below if alive(pid)]
+        """End whatever is left of it, by pid, and look at every line that it has logged."""
+        if self.process is not None and self.process.poll() is None:
+            below = descendants(self.process.pid)
+            self.kill(signal.SIGTERM)
+            assert not [pid for pid in below if alive(pid)]
+        if self.log_path.exists():
+            check_all(self.log_text())
 
     def workers(self) -> list[int]:
         """Pids of the worker processes."""

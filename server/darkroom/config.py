@@ -96,6 +96,19 @@ def _listen(text: str) -> str:
     return text
 
 
+def _ratio(text: str) -> float:
+    value = _seconds(0.0)(text)
+    if value > 1:
+        raise ValueError("must be a number from 0 to 1")
+    return value
+
+
+def _http_url_or_nothing(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^/@?#\s]+(/[^@?#\s]*)?", text):
+        raise ValueError("must be http:// or https://, a host and a path, and nothing secret")
+    return text
+
+
 def _listen_or_nothing(text: str) -> str:
     return _listen(text) if text else text
 
@@ -345,6 +358,23 @@ class Settings:
         "Address at which Prometheus finds `/metrics`, over HTTP; port 0 picks one. Empty: "
         "nothing is counted, so that no port is taken which nobody asked for.",
         _listen_or_nothing,
+    )
+    tracing_endpoint: str = _setting(
+        "",
+        "URL of a collector's OTLP/HTTP receiver for traces, for instance "
+        "`http://127.0.0.1:4318/v1/traces`. Empty: no traces.",
+        _http_url_or_nothing,
+    )
+    tracing_ratio: float = _setting(
+        0.01,
+        "Part of the calls that are traced, 0 to 1. A caller that sends `traceparent` decides "
+        "for itself.",
+        _ratio,
+    )
+    log_format: str = _setting(
+        "json",
+        "How log lines are written: `json` is for programs, `text` for reading.",
+        _one_of("json", "text"),
     )
     log_level: str = _setting(
         "info", "Least severe log line that is written.", _one_of("debug", "info", "warning")

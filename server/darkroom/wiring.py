@@ -24,6 +24,7 @@ from darkroom.storage.observed import observed
 from darkroom.storage.port import MetadataStore
 from darkroom.storage.sealing import Keyring, announce
 from darkroom.storage.sqlite import SqliteStore
+from darkroom.telemetry.instruments import NO_INSTRUMENTS, Instruments
 from darkroom.upkeep.manifest import Places
 from darkroom.worker.attempt import LeaseSettings
 from darkroom.worker.collector import Collector
@@ -146,13 +147,30 @@ def open_contents(settings: Settings, metrics: "Metrics | None" = None) -> Conte
         raise SettingError(f"content_url: {error}") from None
 
 
-def metrics(settings: Settings) -> "Metrics | None":
-    """What counts in this process; None, and nothing is imported for it, if nobody asks."""
-    if not settings.metrics_listen:
-        return None
-    from darkroom.telemetry.metrics import Metrics
+def instruments(settings: Settings, process: str) -> Instruments:
+    """What a process (`serve` or `work`) watches itself with. Raises `SettingError`.
 
-    return Metrics()
+    Nothing is imported for what no setting asks for.
+    """
+    metrics, tracing = None, None
+    if settings.metrics_listen:
+        from darkroom.telemetry.metrics import Metrics
+
+        metrics = Metrics()
+    if settings.tracing_endpoint:
+        try:
+            from darkroom.telemetry.tracing import Tracing
+        except ImportError:
+            raise SettingError(
+                "tracing_endpoint: traces need `pip install darkroom-images[tracing]`"
+            ) from None
+        endpoint, ratio = settings.tracing_endpoint, settings.tracing_ratio
+        tracing = Tracing(endpoint, ratio, process, _version())
+    return Instruments(metrics, tracing)
+
+
+def _version() -> str:
+    return importlib.metadata.version("darkroom-images")
 
 
 def exposition(metrics: "Metrics", deployment: "Deployment | None" = None) -> "Exposition":
@@ -160,20 +178,20 @@ def exposition(metrics: "Metrics", deployment: "Deployment | None" = None) -> "E
     from darkroom.storage.figures import StoreFigures
     from darkroom.telemetry.exposition import Exposition
 
-    metrics.describe_process(importlib.metadata.version("darkroom-images"))
+    metrics.describe_process(_version())
     if deployment is not None:
         metrics.registry.register(StoreFigures(deployment.store))
     return Exposition(metrics)
 
 
-def open_deployment(settings: Settings, metrics: "Metrics | None" = None) -> Deployment:
+def open_deployment(settings: Settings, watched: Instruments = NO_INSTRUMENTS) -> Deployment:
     """Open everything under the settings. Raises `OSError` or `ValueError` saying what is wrong."""
     if restore_mark(settings).exists():
         raise OSError(
             f"a restore to {settings.data_dir} did not come to its end: empty it and restore again"
         )
     _private_folder(settings.data_dir)
-    contents = open_contents(settings, metrics)
+    contents = open_contents(settings, watched.metrics)
     try:
         contents.probe()
     except Failure as failure:
@@ -182,7 +200,10 @@ def open_deployment(settings: Settings, metrics: "Metrics | None" = None) -> Dep
         log.warning("content storage out of reach", extra={"fields": fields})
     return Deployment(
         settings,
-        observed(open_store(settings), [metrics.store_call] if metrics is not None else []),
+        observed(
+            open_store(settings),
+            [each.store_call for each in (watched.metrics, watched.tracing) if each is not None],
+        ),
         contents,
         Keyring.load_or_create(settings.secret_key_path),
     )
@@ -215,7 +236,7 @@ def operations(deployment: Deployment, metrics: "Metrics | None" = None) -> Oper
     )
 
 
-def worker(deployment: Deployment, owner: str, metrics: "Metrics | None" = None) -> Worker:
+def worker(deployment: Deployment, owner: str, watched: Instruments = NO_INSTRUMENTS) -> Worker:
     """A worker of this installation under the name `owner`."""
     settings = deployment.settings
     scratch = _private_folder(settings.scratch_path)
@@ -235,7 +256,7 @@ def worker(deployment: Deployment, owner: str, metrics: "Metrics | None" = None)
         contents=deployment.contents,
         scratch=scratch,
         max_file_bytes=settings.max_source_size,
-        metrics=metrics,
+        metrics=watched.metrics,
     )
     return Worker(
         deployment.store,
@@ -245,7 +266,7 @@ def worker(deployment: Deployment, owner: str, metrics: "Metrics | None" = None)
             deployment.contents,
             scratch,
             retention_seconds=settings.operation_retention,
-            metrics=metrics,
+            metrics=watched.metrics,
         ),
         owner,
         key_ids=deployment.keyring.key_ids,
@@ -253,7 +274,7 @@ def worker(deployment: Deployment, owner: str, metrics: "Metrics | None" = None)
             lease_seconds=settings.lease_seconds,
             heartbeat_seconds=settings.lease_seconds / 5,
         ),
-        metrics=metrics,
+        instruments=watched,
     )
 
 

@@ -26,6 +26,7 @@ def test_the_interceptors_stand_in_this_order() -> None:
     )
     assert [name for name, _ in interceptors.ordered] == [
         "request id",
+        "trace",
         "access log",
         "figures",
         "errors",

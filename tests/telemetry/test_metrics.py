@@ -207,7 +207,7 @@ def test_without_an_address_nothing_is_imported_for_figures() -> None:
     program = (
         "import sys; from darkroom import wiring; from darkroom.config import Settings;"
         "import darkroom.cli.serve, darkroom.cli.work;"
-        "assert wiring.metrics(Settings()) is None;"
+        "assert wiring.instruments(Settings(), 'serve').metrics is None;"
         "sys.exit('prometheus_client' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

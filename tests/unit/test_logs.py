@@ -165,3 +165,33 @@ def test_configured_process_writes_nothing_but_json_lines() -> None:
     assert "5ec7e7" not in result.stderr
     assert result.stdout == ""
     assert result.returncode == 1
+
+
+TEXT = logs.TextFormatter()
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"code": "OK", "duration_ms": 1.5}, "code=OK duration_ms=1.5"),
+        ({"name": "two words", "quote": 'a"b'}, r'name="two words" quote="a\"b"'),
+        ({"lines": "one\ntwo", "empty": ""}, r'lines="one\ntwo" empty=""'),
+        ({"list": [1, 2], "none": None}, "list=[1,2] none=null"),
+        ({"url": "https://host/key?X-Amz-Signature=c0ffee"}, "url=https://host/key"),
+    ],
+)
+def test_text_is_one_line_for_people(fields: dict[str, Any], shown: str) -> None:
+    with logs.context(operation_id="op"):
+        text = TEXT.line(0.25, "info", "darkroom.access", "rpc", fields)
+    start = "1970-01-01T00:00:00.250000Z INFO    rpc operation_id=op"
+    assert text == f"{start} {shown} (darkroom.access)"
+
+
+def test_text_cannot_be_forged_by_what_callers_send() -> None:
+    text = TEXT.line(0, "info", "x", "rpc", {"user_agent": "a\n2026-01-01 ERROR forged\x1b[31m"})
+    assert "\n" not in text and "\x1b" not in text
+
+
+def test_a_stack_stands_below_its_line_of_text() -> None:
+    text = TEXT.line(0, "error", "x", "call failed", {}, "Traceback\n  at https://h/k?a=b\n")
+    assert text.splitlines()[1:] == ["Traceback", "  at https://h/k"]

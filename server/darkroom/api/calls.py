@@ -91,6 +91,7 @@ class Call:
         "resource_id",
         "subject",
         "trace_id",
+        "traceparent",
     )
 
     def __init__(self, request: Any, context: grpc.ServicerContext) -> None:
@@ -100,6 +101,8 @@ class Call:
         self.metadata: dict[str, str | bytes] = {}
         self.request_id = ""
         self.trace_id = ""
+        self.traceparent = ""
+        """The W3C context in which an operation that the call begins goes on; empty for none."""
         self.identity = NOBODY
         self.subject = ""
         """The id of `identity`, or of who a token was given to."""
@@ -118,7 +121,10 @@ class Call:
 
     @property
     def caller(self) -> Caller:
-        return Caller(self.subject, self.idempotency_key, self.missing)
+        origin = {"request_id": self.request_id, "trace_id": self.trace_id}
+        if self.traceparent:
+            origin["traceparent"] = self.traceparent
+        return Caller(self.subject, self.idempotency_key, self.missing, origin)
 
 
 Handler = Callable[[Call], Any]

@@ -24,10 +24,11 @@ from darkroom.api.status import Refusal, answer, refusal
 from darkroom.api.validation import Report, Validator
 from darkroom.domain import errors
 from darkroom.domain.errors import Failure
+from darkroom.telemetry.instruments import NO_INSTRUMENTS, Instruments
 from darkroom.telemetry.logs import often
 
 if TYPE_CHECKING:
-    from darkroom.telemetry.metrics import Metrics, RpcFigures
+    from darkroom.telemetry.metrics import RpcFigures
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("darkroom.access")
@@ -36,6 +37,8 @@ Behaviour = Callable[..., Any]
 """What grpcio calls: with a request (or an iterator of them) and the call's context."""
 
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
+_TRACEPARENT = re.compile(r"00-(?P<trace_id>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""https://www.w3.org/TR/trace-context/#traceparent-header"""
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,64}")
 _MAX_SHOWN_CHARACTERS = 120
 """Of what callers choose freely: user agents, names of methods that do not exist."""
@@ -59,7 +62,7 @@ class Interceptors:
         request_seconds: float,
         max_request_bytes: int = sys.maxsize,
         max_metadata_bytes: int = sys.maxsize,
-        metrics: "Metrics | None" = None,
+        instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
         """`request_seconds` is only shown to users: the pool of the server keeps the limit."""
         self._authenticator = authenticator
@@ -70,12 +73,13 @@ class Interceptors:
         self._max_metadata_bytes = max_metadata_bytes
         self._refusing = threading.Event()
         self._running: set[Call] = set()
-        self._metrics = metrics
+        self._metrics, self._tracing = instruments.metrics, instruments.tracing
         self._places = _Places(max_running)
         # Writers all wait for one lock; if whoever holds it is stuck, readers still get through.
         self._writing_places = _Places(max(1, max_running // 2))
         self.ordered: tuple[tuple[str, Callable[[Method, Handler], Handler]], ...] = (
             ("request id", self._request_id),
+            ("trace", self._trace),
             ("access log", self._access_log),
             ("figures", self._figures),
             ("errors", self._errors),
@@ -154,6 +158,31 @@ class Interceptors:
             outcome = inner(call)
             call.context.send_initial_metadata(headers + call.headers)
             return outcome
+
+        return handle
+
+    def _trace(self, method: Method, inner: Handler) -> Handler:
+        if self._tracing is None or method.request is None:
+            return inner
+        from darkroom.telemetry import tracing
+
+        wanted, span_of, path = self._tracing.wanted, self._tracing.call, method.path
+
+        def handle(call: Call) -> Any:
+            if not wanted(call.traceparent):
+                return inner(call)
+            with span_of(path, call.traceparent, call.trace_id) as span:
+                call.traceparent = tracing.traceparent_of(span)
+                call.trace_id = call.traceparent[3:35]
+                outcome = inner(call)
+                tracing.end(
+                    span,
+                    outcome.code.name if outcome.__class__ is Refusal else "OK",
+                    request_id=call.request_id,
+                    operation_id=call.operation_id,
+                    resource_id=call.resource_id,
+                )
+                return outcome
 
         return handle
 
@@ -357,7 +386,13 @@ def identify(call: Call) -> tuple[tuple[str, str], ...]:
     wanted = metadata.get("x-request-id") or metadata.get("x-client-request-id")
     kept = isinstance(wanted, str) and _REQUEST_ID.fullmatch(wanted)
     call.request_id = str(wanted) if kept else own_id
-    call.trace_id = trace_id = digits[32:48]
+    trace_id = digits[32:48]
+    call.trace_id = trace_id
+    if "traceparent" in metadata:
+        match = _TRACEPARENT.fullmatch(str(metadata["traceparent"]))
+        if match is not None and set(match["trace_id"]) != {"0"}:
+            call.traceparent, call.trace_id = match[0], match["trace_id"]
+            trace_id = call.trace_id[16:]
     return (
         ("x-request-id", call.request_id),
         ("x-server-request-id", own_id),

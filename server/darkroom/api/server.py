@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -26,9 +26,7 @@ from darkroom.config import MAX_CONCURRENT_STREAMS, Settings
 from darkroom.domain import errors
 from darkroom.operations.desk import Operations
 from darkroom.storage.port import MetadataStore
-
-if TYPE_CHECKING:
-    from darkroom.telemetry.metrics import Metrics
+from darkroom.telemetry.instruments import NO_INSTRUMENTS, Instruments
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +133,7 @@ class Server:
         desk: Operations,
         access: Access,
         listener: Listener,
-        metrics: "Metrics | None" = None,
+        instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
         places = settings.places
         services = {
@@ -166,7 +164,7 @@ class Server:
             request_seconds=settings.request_body_seconds,
             max_request_bytes=settings.max_request_size,
             max_metadata_bytes=settings.max_metadata_size,
-            metrics=metrics,
+            instruments=instruments,
         )
         self._alarms = Alarms(settings.request_body_seconds)
         self._pool = executor(settings.rpc_threads, self._alarms, "rpc")
@@ -282,7 +280,7 @@ def build_server(
     store: MetadataStore,
     desk: Operations,
     access: Access,
-    metrics: "Metrics | None" = None,
+    instruments: Instruments = NO_INSTRUMENTS,
 ) -> Server:
     """The plaintext server under the settings, bound to its address but not started.
 
@@ -292,7 +290,7 @@ def build_server(
             contradicts itself; nothing may be served.
     """
     listener = Listener(settings.listen, settings.advertise)
-    return Server(settings, store, desk, access, listener, metrics)
+    return Server(settings, store, desk, access, listener, instruments)
 
 
 def build_tls_server(
@@ -301,11 +299,11 @@ def build_tls_server(
     desk: Operations,
     access: Access,
     files: CertificateFiles,
-    metrics: "Metrics | None" = None,
+    instruments: Instruments = NO_INSTRUMENTS,
 ) -> Server:
     """The same on the TLS listener. Raises `ValueError` too, if the files cannot be used."""
     listener = Listener(settings.tls_listen, settings.tls_advertise, tls.credentials(files))
-    return Server(settings, store, desk, access, listener, metrics)
+    return Server(settings, store, desk, access, listener, instruments)
 
 
 def certificate_files(settings: Settings) -> CertificateFiles:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _SETTINGS = (
     *("listen", "gateway_listen", "gateway_upstream", "gateway_allow_origin"),
     *("gateway_admin_listen", "max_request_size", "max_metadata_size", "log_level"),
-    *("auth_mode", "expose_unauthenticated"),
+    *("auth_mode", "expose_unauthenticated", "log_format"),
 )
 _ENVOY_LEVELS = {"debug": "info", "info": "warning", "warning": "error"}
 """Envoy is the more talkative one."""
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     addresses = {"listen": settings.gateway_listen, "upstream": _upstream(settings)}
     log.info("gateway", extra={"fields": {**addresses, "pid": os.getpid()}})
     if not config.is_loopback(settings.gateway_listen):

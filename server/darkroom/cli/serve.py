@@ -24,6 +24,7 @@ from darkroom.operations import catalog
 from darkroom.operations.desk import Operations
 from darkroom.storage.port import SchemaMismatch
 from darkroom.telemetry import logs
+from darkroom.telemetry.instruments import Instruments
 from darkroom.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -52,15 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.control_fd >= 0:
         control.check_disposable(settings)
         test_run = control.Control(arguments.control_fd)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
         entries = catalog_file.read(settings)
-        metrics = wiring.metrics(settings)
-        deployment = wiring.open_deployment(settings, metrics)
-        operations = wiring.operations(deployment, metrics)
+        watched = wiring.instruments(settings, "serve")
+        deployment = wiring.open_deployment(settings, watched)
+        operations = wiring.operations(deployment, watched.metrics)
         known = access(settings, deployment.store)
 
         def prepare() -> None:
@@ -73,8 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"darkroom: cannot start: {error}", file=sys.stderr)
         return 1
     try:
-        figures = _Figures(settings, deployment, metrics)
-        servers = _servers(settings, deployment, operations, known, metrics)
+        figures = _Figures(settings, deployment, watched.metrics)
+        servers = _servers(settings, deployment, operations, known, watched)
     except (OSError, ValueError) as error:
         print(f"darkroom: cannot listen: {error}", file=sys.stderr)
         return 1
@@ -112,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     drain(settings, supervisor if prepared else None, readiness, tuple(servers.values()))
     figures.close()
     deployment.close()
+    watched.close()
     log.info("stopped")
     return status
 
@@ -196,15 +198,15 @@ def _servers(
     deployment: wiring.Deployment,
     operations: Operations,
     known: Access,
-    metrics: "Metrics | None",
+    watched: Instruments,
 ) -> dict[str, Server]:
     """A server per listener, bound. Raises `OSError`, or `ValueError` for a bad certificate."""
     parts = (deployment.store, operations, known)
-    servers = {"listen": build_server(settings, *parts, metrics)}
+    servers = {"listen": build_server(settings, *parts, watched)}
     if settings.tls_listen:
         try:
             files = certificate_files(settings)
-            tls_server = build_tls_server(settings, *parts, files, metrics)
+            tls_server = build_tls_server(settings, *parts, files, watched)
         except (OSError, ValueError):
             servers["listen"].stop(0)
             raise

@@ -37,12 +37,13 @@ def run(arguments: argparse.Namespace) -> int:
     if supervised:
         tether.die_with_parent()
     settings = config.load(arguments)
-    logs.configure(settings.log_level)
-    metrics = wiring.metrics(settings)
+    logs.configure(settings.log_level, settings.log_format)
+    watched = wiring.instruments(settings, "work")
+    metrics = watched.metrics
     held = _tether(arguments.beat_fd, settings, metrics) if supervised else None
     wiring.be_nice()
     try:
-        deployment = wiring.open_deployment(settings, metrics)
+        deployment = wiring.open_deployment(settings, watched)
         if metrics is not None and not supervised:
             shown = wiring.exposition(metrics).listen(settings.metrics_listen)
             log.info("figures are shown", extra={"fields": {"metrics_listen": shown}})
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f"darkroom: cannot start: {error}", file=sys.stderr)
         return 1
-    worker = wiring.worker(deployment, arguments.owner or new_owner(), metrics)
+    worker = wiring.worker(deployment, arguments.owner or new_owner(), watched)
 
     def drain(_number: int, _frame: FrameType | None) -> None:
         worker.drain()
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, drain)
     log.info("working")
     worker.run_forever()
+    watched.close()
     if held is not None:
         held.beat()
     deployment.close()

@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from darkroom.domain import errors
@@ -25,6 +25,10 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
+ORIGIN = "origin"
+"""Where `Caller.origin` is kept in the payload of an operation that a worker runs."""
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks, and the idempotency key if one was sent."""
@@ -34,6 +38,8 @@ class Caller:
     unless_repeated: Failure | None = None
     """What is raised unless the key repeats an earlier request: rights could not be looked at,
     because what the request is about is gone."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Request id, trace id and W3C context of the call: what its operation's run names too."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,8 @@ class Operations:
             begun = self._applied(tx, command.begin(tx, opening))
             if limited and not begun.operation.done:
                 self._check_number(tx, begun.operation.folder_id)
-            tx.insert_operation(begun.operation, begun.payload, begun.sealed, self._delay_ms)
+            payload = _with_origin(begun, caller.origin)
+            tx.insert_operation(begun.operation, payload, begun.sealed, self._delay_ms)
             if caller.idempotency_key:
                 tx.remember(caller.subject, caller.idempotency_key, request_hash, operation_id)
             failpoint("operation.begin")
@@ -265,6 +272,12 @@ class Operations:
 def _request_hash(command: Command) -> str:
     text = json.dumps([command.kind, command.identity()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _with_origin(begun: Begun, origin: Mapping[str, str]) -> dict[str, Any] | None:
+    if not origin or begun.operation.done:
+        return begun.payload
+    return {**(begun.payload or {}), ORIGIN: dict(origin)}
 
 
 def _replayed(tx: Transaction, caller: Caller, request_hash: str) -> Operation | None:

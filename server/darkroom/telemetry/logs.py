@@ -1,4 +1,4 @@
-"""Log lines: one JSON object per record on standard error, never with a URL's query in it.
+"""Log lines: one JSON object, or line of text, per record on standard error; no URL's query in it.
 
 A line has `time` (RFC 3339, UTC), `level`, `logger` and `event` (the message), then the fields of
 the surrounding `context`, then those of the call's `extra={"fields": {...}}`, and `exception` where
@@ -111,6 +111,36 @@ class JsonFormatter(logging.Formatter):
         return f"{self._second_text}.{int((seconds - whole) * 1e6):06d}Z"
 
 
+class TextFormatter(JsonFormatter):
+    """The same for people: time, level, event, then `name=value`, and a stack on lines below."""
+
+    def line(
+        self,
+        seconds: float,
+        level: str,
+        logger: str,
+        event: str,
+        fields: Mapping[str, Any],
+        exception: str = "",
+    ) -> str:
+        shown = {**_context.get(), **fields}
+        words = [self._time(seconds), f"{level.upper():8}{_one_line(without_query(event))}"]
+        words += [f"{_one_line(str(name))}={_word(value)}" for name, value in shown.items()]
+        words.append(f"({logger})")
+        text = " ".join(words)
+        return f"{text}\n{without_query(exception).rstrip()}" if exception else text
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else _encode(text)
+
+
+def _word(value: Any) -> str:
+    plain = _plain(value)
+    bare = isinstance(plain, str) and plain.isprintable() and not set(plain) & set(' "=')
+    return str(plain) if bare and plain else _encode(plain)
+
+
 def _plain(value: Any, depth: int = 0) -> Any:
     """The value in types that JSON has, every text in it without queries."""
     if value is None or isinstance(value, bool | int):
@@ -164,14 +194,14 @@ def often(logger: logging.Logger, event: str, fields: Mapping[str, Any]) -> None
     logger.info(event, extra={"fields": fields})
 
 
-def configure(level: str = "info") -> None:
-    """Send this process's logs, warnings and uncaught exceptions to standard error as JSON.
+def configure(level: str = "info", form: str = "json") -> None:
+    """Send this process's logs, warnings and uncaught exceptions to standard error.
 
     `level` (debug, info or warning) is that of Darkroom itself; libraries are heard from warning
-    on.
+    on. `form` is json or text.
     """
     global _formatter
-    _formatter = JsonFormatter()
+    _formatter = TextFormatter() if form == "text" else JsonFormatter()
     handler = StandardErrorHandler()
     handler.setFormatter(_formatter)
     root = logging.getLogger()

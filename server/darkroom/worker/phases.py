@@ -1,11 +1,9 @@
-"""The phases of one attempt: what each took and how it ended, as a log line and as figures."""
+"""The phases of one attempt: what each took and how it ended, as log line, figures and span."""
 
 import logging
 import time
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from darkroom.telemetry.metrics import Metrics
+from darkroom.telemetry.instruments import NO_INSTRUMENTS, Instruments
 
 log = logging.getLogger(__name__)
 
@@ -13,9 +11,9 @@ log = logging.getLogger(__name__)
 class Phases:
     """Told by the thread that does the work, never by two at once."""
 
-    def __init__(self, kind: str, metrics: "Metrics | None" = None) -> None:
+    def __init__(self, kind: str, instruments: Instruments = NO_INSTRUMENTS) -> None:
         self._kind = kind
-        self._metrics = metrics
+        self._instruments = instruments
         self._phase = ""
         self._started = 0.0
 
@@ -34,5 +32,7 @@ class Phases:
         if reason:
             fields["reason"] = reason
         log.info("phase ended", extra={"fields": fields})
-        if self._metrics is not None:
-            self._metrics.phase(self._kind, phase, code, seconds)
+        if self._instruments.metrics is not None:
+            self._instruments.metrics.phase(self._kind, phase, code, seconds)
+        if self._instruments.tracing is not None:
+            self._instruments.tracing.phase(phase, seconds, code)

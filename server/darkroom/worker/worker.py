@@ -1,26 +1,25 @@
 """The worker's loop: claim, run, finish, collect."""
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from darkroom.domain import errors
 from darkroom.domain.errors import Failure
 from darkroom.domain.operation import Claim, Operation, State
 from darkroom.domain.work import Interrupted, Reason
-from darkroom.operations.desk import wall_clock_us
+from darkroom.operations.desk import ORIGIN, wall_clock_us
 from darkroom.operations.running import Publish, Runner
 from darkroom.storage.port import MetadataStore, Transaction
 from darkroom.telemetry import logs
 from darkroom.telemetry.failpoints import failpoint
+from darkroom.telemetry.instruments import NO_INSTRUMENTS, Instruments
 from darkroom.worker.attempt import AttemptWatch, LeaseSettings
 from darkroom.worker.collector import Collector
 from darkroom.worker.phases import Phases
-
-if TYPE_CHECKING:
-    from darkroom.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ class Worker:
         lease: LeaseSettings,
         key_ids: Sequence[str] = (),
         clock_us: Callable[[], int] = wall_clock_us,
-        metrics: "Metrics | None" = None,
+        instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
         self._store = store
         self._runners = runners
@@ -106,7 +105,8 @@ class Worker:
         self._lease = lease
         self._clock_us = clock_us
         self._closing = threading.Event()
-        self._metrics = metrics
+        self._instruments = instruments
+        self._metrics = instruments.metrics
         self._draining = threading.Event()
 
     def stop_claiming(self) -> None:
@@ -153,18 +153,16 @@ class Worker:
             log.warning("operation of an unknown kind", extra={"fields": fields})
             self._store.put_back(claim.lease, UNKNOWN_KIND_DELAY_MS, count_attempt=False)
             return
-        with logs.context(operation_id=operation.id, fence=claim.lease.fence):
-            log.info(
-                "operation claimed",
-                extra={"fields": {"kind": operation.kind, "attempt": claim.attempt}},
-            )
-            phases = Phases(operation.kind, self._metrics)
+        with logs.context(**_log_fields(claim)), self._traced(claim) as ended:
+            log.info("operation claimed", extra={"fields": {"attempt": claim.attempt}})
+            phases = Phases(operation.kind, self._instruments)
             watch = AttemptWatch(self._store, claim, self._lease, self._draining, phases)
             with watch.kept_alive():
                 try:
                     outcome = self._attempt(claim, runner, watch, phases)
                 finally:
                     runner.clean(claim)
+            ended(outcome)
             if self._metrics is not None:
                 self._metrics.attempts.labels(operation.kind, outcome).inc()
                 if outcome == Reason.FENCED.value:
@@ -172,6 +170,25 @@ class Worker:
             log.info("operation left", extra={"fields": {"outcome": outcome}})
             if outcome != "succeeded" or claim.lease.fence > 1:
                 self._collector.expect_debris()
+
+    @contextlib.contextmanager
+    def _traced(self, claim: Claim) -> Iterator[Callable[[str], None]]:
+        """A span around the attempt if the call that began the operation had one."""
+        if self._instruments.tracing is None:
+            yield lambda _outcome: None
+            return
+        from darkroom.telemetry import tracing
+
+        operation = claim.operation
+        traceparent = claim.payload.get(ORIGIN, {}).get("traceparent", "")
+        with self._instruments.tracing.attempt(operation.kind, traceparent, operation.id) as span:
+
+            def ended(outcome: str) -> None:
+                if span is not None:
+                    code = "OK" if outcome == "succeeded" else outcome
+                    tracing.end(span, code, outcome=outcome, resource_id=operation.resource_id)
+
+            yield ended
 
     def _attempt(self, claim: Claim, runner: Runner, watch: AttemptWatch, phases: Phases) -> str:
         try:
@@ -301,6 +318,20 @@ class Worker:
             lambda: self._store.put_back(claim.lease, delay_ms, count_attempt=count_attempt)
         )
         failpoint("operation.returned")
+
+
+def _log_fields(claim: Claim) -> dict[str, Any]:
+    """What every line about an attempt says: the operation, and the call that began it."""
+    operation = claim.operation
+    origin = claim.payload.get(ORIGIN, {})
+    return {
+        "operation_id": operation.id,
+        "fence": claim.lease.fence,
+        "kind": operation.kind,
+        "resource_id": operation.resource_id,
+        "subject": operation.created_by,
+        **{name: origin[name] for name in ("request_id", "trace_id") if name in origin},
+    }
 
 
 def operation_cancelled(claim: Claim) -> bool:
