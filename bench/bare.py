@@ -16,7 +16,7 @@ from darkroom.domain.ids import new_id
 from darkroom.domain.image import Image, Status
 from darkroom.domain.operation import IMAGE_CREATE, Operation, State
 from darkroom.storage import rows
-from darkroom.storage.sqlite import SqliteStore
+from darkroom.storage.sqlite import DIALECT, SqliteStore
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2, image_service_pb2_grpc
 from darkroom_pb.yandex.cloud.operation import operation_pb2
 from measure import scratch
@@ -48,7 +48,7 @@ class Bare(image_service_pb2_grpc.ImageServiceServicer):
             execute = self._connection.execute
             execute("BEGIN IMMEDIATE")
             execute(rows.INSERT_RESOURCE, (new_id(), *self._image[1:]))
-            execute(rows.INSERT_OPERATION, (new_id(), *self._operation[1:]))
+            execute(DIALECT.insert_operation, (new_id(), *self._operation[1:]))
             execute("COMMIT")
         return operation_pb2.Operation()
 

@@ -12,6 +12,9 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -98,8 +101,14 @@ def main() -> int:
         counted_data = folder / "counted"
         counted_command = server_command(counted_data, "--metrics-listen", "127.0.0.1:0")
         counted = stack.enter_context(running(counted_command, folder / "counted.log", cpu=0))
+        traced_data = folder / "traced"
+        traced_command = server_command(
+            traced_data, "--tracing-endpoint", stack.enter_context(sink()), "--tracing-ratio=0.01"
+        )
+        traced = stack.enter_context(running(traced_command, folder / "traced.log", cpu=0))
         image_id = seed(folder / "data")
         seed(counted_data, image_id)
+        seed(traced_data, image_id)
         channel = stack.enter_context(grpc.insecure_channel(ours.address))
         stub = image_service_pb2_grpc.ImageServiceStub(channel)
         get = image_service_pb2.GetImageRequest(image_id=image_id)
@@ -110,6 +119,10 @@ def main() -> int:
             (
                 "the same with figures for Prometheus",
                 *(0.55, "Get", get, arguments.calls, counted),
+            ),
+            (
+                "the same with one call in a hundred traced",
+                *(0.55, "Get", get, arguments.calls, traced),
             ),
             (
                 "Create from image_id / bare handler, same rows",
@@ -128,6 +141,31 @@ def main() -> int:
                 )
             )
     return report(ratios)
+
+
+class _Sink(BaseHTTPRequestHandler):
+    """Takes whatever is posted."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@contextlib.contextmanager
+def sink() -> Iterator[str]:
+    """The URL of something that takes spans."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Sink)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1/traces"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def seed(data: Path, image_id: str = "") -> str:
