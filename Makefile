@@ -18,6 +18,8 @@ DEMO_NEEDS := $(RUN_NEEDS) mkfs.ext4=e2fsprogs
 TEST_NEEDS := $(DEMO_NEEDS) grpc_tools_ruby_protoc=ruby-grpc-tools curl=curl
 SOAK_NEEDS := $(TEST_NEEDS) qemu-system-x86_64=qemu-system-x86 prometheus=prometheus grub-mkimage=grub-common \
 	/usr/lib/grub/i386-pc/boot.img=grub-pc-bin strace=strace pgbouncer=pgbouncer
+SOAK_NEEDS += debootstrap=debootstrap buildah=buildah
+LINT_NEEDS := $(TEST_NEEDS) kubectl=kubernetes-client
 BENCH_NEEDS := $(RUN_NEEDS) h2load=nghttp2-client curl=curl taskset=util-linux
 
 .PHONY: help
@@ -43,12 +45,14 @@ test: environment ## run every test
 	$(BIN)/pytest -n $(TEST_PROCESSES) $(PYTEST_ARGUMENTS)
 
 .PHONY: lint
-lint: environment check-generated ## check format, lint, types, import directions and protos
+lint: check-generated ## check format, lint, types, import directions, protos and manifests
+	@tools/bootstrap.sh $(LINT_NEEDS)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/lint_protos.py
+	$(BIN)/python tools/lint_manifests.py
 
 .PHONY: format
 format: environment ## rewrite the code in its one format

@@ -25,6 +25,7 @@ from api.conftest import LogLines, Starter
 from darkroom.api.readiness import Readiness
 from darkroom.api.reflection import served_index
 from darkroom.api.server import Server
+from darkroom.cli.main import main
 from darkroom.storage.sqlite import SqliteStore
 
 GRPCURL = Path(sys.executable).with_name("grpcurl")
@@ -217,3 +218,20 @@ def test_watches_that_end_at_once_leave_nothing_behind(server: Server) -> None:
             watch.cancel()
         # Had a hundred of them been kept, the connection would refuse this.
         assert check(Client(channel), "") == Status.SERVING
+
+
+def test_a_probe_asks_once_and_tells_by_its_status(
+    server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def status(*flags: str) -> int:
+        return main(["healthcheck", "--listen", server.address, "--timeout", "5", *flags])
+
+    assert status() == 0
+    assert status("--service", "yandex.cloud.compute.v1.ImageService") == 0
+    assert status("--service", "absent") == 1
+    assert "NOT_FOUND" in capfd.readouterr().err
+    server.set_serving(False)
+    assert status() == 1
+    assert "NOT_SERVING" in capfd.readouterr().err
+    server.stop(0)
+    assert main(["healthcheck", "--listen", server.address, "--timeout", "0.2"]) == 1

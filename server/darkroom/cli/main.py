@@ -11,7 +11,7 @@ from darkroom.storage.port import SchemaMismatch
 
 _COMMANDS = (
     *("serve", "work", "migrate", "wait", "image", "fsck", "backup", "restore", "account"),
-    *("gateway", "env", "doctor", "dev", "demo"),
+    *("gateway", "env", "doctor", "healthcheck", "dev", "demo"),
 )
 
 
