@@ -69,6 +69,7 @@ class Installation:
         self.log_path = folder / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.source_origin = source_origin
+        self.listen = "127.0.0.1:0"
         self._settings = settings
         self.channel: grpc.Channel | None = None
 
@@ -79,7 +80,7 @@ class Installation:
         logged = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "darkroom", "serve", "--listen", "127.0.0.1:0"],
+                [sys.executable, "-m", "darkroom", "serve", "--listen", self.listen],
                 env={
                     **os.environ,
                     "DARKROOM_DATA_DIR": str(self.data),

@@ -1,7 +1,7 @@
 """Writes the parts of the documentation that the code knows better.
 
 usage: python tools/write_docs.py          the settings table of README.md, docs/errors.md, and
-                                           deploy/envoy/envoy.yaml
+                                           all of deploy/envoy
        python tools/write_docs.py --check  write nothing; exit 1 and name what would change
 """
 
@@ -15,7 +15,15 @@ from darkroom import config
 from darkroom.api.status import to_status
 from darkroom.domain import errors as catalogue
 from darkroom.domain.errors import CATALOGUE, Failure, FieldViolation, Kind
-from darkroom.gateway.envoy import Gateway, as_text, configuration, rest_services
+from darkroom.gateway.envoy import Gateway, configuration, rest_services
+from darkroom.gateway.parts import as_text
+from darkroom.gateway.sidecar import (
+    ClientSidecar,
+    Identity,
+    ServerSidecar,
+    client_configuration,
+    server_configuration,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +46,18 @@ _MESH_HEAD = """\
 # What `darkroom gateway` runs, for an Envoy of your own. It wants descriptors.binpb, openapi.json
 # (both of generated/darkroom_pb) in /etc/envoy, and finds the server as darkroom:50051.
 # Nothing here ends TLS or knows a caller: the mesh does.
+"""
+_SIDECAR_CLIENT_HEAD = """\
+# Made by `make docs`; changes here are lost.
+#
+# For the Envoy beside a client, which calls 127.0.0.1:50051 in plaintext. It goes on to whatever
+# the name darkroom stands for, all of its addresses: in Kubernetes that is a headless service.
+"""
+_SIDECAR_SERVER_HEAD = """\
+# Made by `make docs`; changes here are lost.
+#
+# For the Envoy beside a server that listens on 127.0.0.1:50051. It lets nobody through but the
+# client with the SPIFFE id below.
 """
 _MESH_FOLDER = Path("/etc/envoy")
 
@@ -67,6 +87,8 @@ def wanted() -> dict[Path, str]:
         readme: with_settings(readme.read_text(encoding="utf-8")),
         ROOT / "docs/errors.md": errors(),
         ROOT / "deploy/envoy/envoy.yaml": mesh(),
+        ROOT / "deploy/envoy/sidecar-client.yaml": sidecar_client(),
+        ROOT / "deploy/envoy/sidecar-server.yaml": sidecar_server(),
     }
 
 
@@ -92,6 +114,38 @@ def mesh() -> str:
         openapi=_MESH_FOLDER / "openapi.json",
     )
     return _MESH_HEAD + as_text(configuration(gateway))
+
+
+def _identity(peer: str) -> Identity:
+    """Files below the mesh's folder; `peer` is who the other side must be."""
+    certificate, key, trusted = (
+        str(_MESH_FOLDER / "tls" / name) for name in ("cert.pem", "key.pem", "ca.pem")
+    )
+    return Identity(certificate, key, trusted, (f"spiffe://darkroom.example/ns/{peer}",))
+
+
+def sidecar_client() -> str:
+    """The whole of deploy/envoy/sidecar-client.yaml."""
+    sidecar = ClientSidecar(
+        listen="127.0.0.1:50051",
+        upstreams=("darkroom:50052",),
+        identity=_identity("darkroom/sa/darkroom"),
+        max_request_bytes=config.Settings.max_request_size,
+        max_header_bytes=config.Settings.max_metadata_size,
+    )
+    return _SIDECAR_CLIENT_HEAD + as_text(client_configuration(sidecar))
+
+
+def sidecar_server() -> str:
+    """The whole of deploy/envoy/sidecar-server.yaml."""
+    sidecar = ServerSidecar(
+        listen="0.0.0.0:50052",
+        upstream="127.0.0.1:50051",
+        identity=_identity("clients/sa/client"),
+        max_request_bytes=config.Settings.max_request_size,
+        max_header_bytes=config.Settings.max_metadata_size,
+    )
+    return _SIDECAR_SERVER_HEAD + as_text(server_configuration(sidecar))
 
 
 def errors() -> str:

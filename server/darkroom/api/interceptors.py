@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -156,6 +157,9 @@ class Interceptors:
         def handle(call: Call) -> Any:
             headers = identify(call)
             outcome = inner(call)
+            if outcome.__class__ is Refusal and outcome.code is grpc.StatusCode.UNAVAILABLE:
+                # Everything in one frame: a proxy repeats no call whose headers it has passed on.
+                return replace(outcome, trailers=headers + outcome.trailers)
             call.context.send_initial_metadata(headers + call.headers)
             return outcome
 

@@ -1,5 +1,6 @@
 """The one table from failures to statuses: for replies, for Operation.error, and later for REST."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -158,6 +159,8 @@ def refusal(failure: Failure, request_id: str) -> Refusal:
     if failure.retry_after_seconds is not None:
         pushback_ms = round(failure.retry_after_seconds * 1000)
         trailers.append(("grpc-retry-pushback-ms", str(pushback_ms)))
+        # The same once more, as HTTP has it and proxies read it.
+        trailers.append(("retry-after", str(math.ceil(failure.retry_after_seconds))))
     return Refusal(GRPC_CODES[failure.code], failure.reason, status.message, tuple(trailers))
 
 

@@ -15,7 +15,8 @@ from typing import NoReturn
 from darkroom import config
 from darkroom.cli.command import Subparsers
 from darkroom.config import SettingError, Settings
-from darkroom.gateway.envoy import Document, Gateway, as_text, configuration, rest_services
+from darkroom.gateway.envoy import Gateway, configuration, rest_services
+from darkroom.gateway.parts import Document, as_text
 from darkroom.telemetry import logs
 
 log = logging.getLogger(__name__)

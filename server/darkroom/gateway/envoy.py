@@ -4,16 +4,27 @@ A document of plain dictionaries, the same for `darkroom gateway` and for a mesh
 REST interface are not here: Envoy reads them from the descriptor set.
 """
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 
 from darkroom.config import MAX_CONCURRENT_STREAMS
+from darkroom.gateway.parts import (
+    PREFIX,
+    Document,
+    access_log,
+    connection_limit,
+    discovery,
+    duration,
+    extension,
+    kept_request_id,
+    log_format,
+    own_request_id,
+    socket_address,
+    without,
+)
 from darkroom.gateway.replies import local_replies
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
@@ -33,7 +44,6 @@ _CLUSTER = "darkroom"
 _BUFFER = "envoy.filters.http.buffer"
 _TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 _HEADERS = "envoy.filters.http.header_mutation"
-_PREFIX = "type.googleapis.com/envoy.extensions."
 
 _REQUEST_HEADERS = (
     *("authorization", "content-type", "idempotency-key", "x-request-id", "x-client-request-id"),
@@ -44,8 +54,6 @@ _RESPONSE_HEADERS = (
     *("x-operation-progress", "grpc-status", "grpc-message", "grpc-status-details-bin"),
 )
 """Of calls from a browser, besides those that every page may send and see."""
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -86,63 +94,21 @@ def configuration(gateway: Gateway) -> Document:
     """The bootstrap configuration of one Envoy."""
     document: Document = {}
     if gateway.admin_listen:
-        document["admin"] = {"address": _socket(gateway.admin_listen)}
+        document["admin"] = {"address": socket_address(gateway.admin_listen)}
     return document | {
         "static_resources": {
             "listeners": [_listener(gateway)],
             "clusters": [_cluster(gateway.upstream)],
         },
-        "application_log_config": {
-            "log_format": {
-                "json_format": {
-                    "time": "%Y-%m-%dT%T.%fZ",
-                    "level": "%l",
-                    "logger": "envoy.%n",
-                    "event": "%j",
-                }
-            }
-        },
-        "overload_manager": {
-            "resource_monitors": [
-                _extension(
-                    "envoy.resource_monitors.global_downstream_max_connections",
-                    "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-                    max_active_downstream_connections=MAX_CONNECTIONS,
-                )
-            ]
-        },
+        "application_log_config": log_format(),
+        "overload_manager": connection_limit(MAX_CONNECTIONS),
     }
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes repeated parts out instead of referring to them."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
-def as_text(document: Document) -> str:
-    """The document as YAML."""
-    return str(yaml.dump(document, Dumper=_Plain, sort_keys=False, width=100))
-
-
-def _extension(name: str, kind: str, **config: Any) -> Document:
-    return {"name": name, "typed_config": {"@type": _PREFIX + kind, **config}}
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:g}s"
-
-
-def _socket(address: str) -> Document:
-    host, _, port = address.rpartition(":")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
 
 
 def _listener(gateway: Gateway) -> Document:
     return {
         "name": "gateway",
-        "address": _socket(gateway.listen),
+        "address": socket_address(gateway.listen),
         # Otherwise two gateways could be started on one port, each getting some of the calls.
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": gateway.max_request_bytes,
@@ -151,14 +117,14 @@ def _listener(gateway: Gateway) -> Document:
 
 
 def _connection_manager(gateway: Gateway) -> Document:
-    return _extension(
+    return extension(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="gateway",
         codec_type="AUTO",
         normalize_path=True,
         max_request_headers_kb=gateway.max_header_bytes // 1024,
-        request_headers_timeout=_seconds(HEADER_SECONDS),
+        request_headers_timeout=duration(HEADER_SECONDS),
         http2_protocol_options={
             "max_concurrent_streams": MAX_CONCURRENT_STREAMS,
             "initial_stream_window_size": _STREAM_WINDOW_BYTES,
@@ -169,39 +135,31 @@ def _connection_manager(gateway: Gateway) -> Document:
         use_remote_address=True,
         internal_address_config={},
         server_header_transformation="PASS_THROUGH",
-        # A support id for every call, here and in the server the same: the caller's, or a new one.
-        generate_request_id=True,
-        preserve_external_request_id=True,
+        **kept_request_id(),
         early_header_mutation_extensions=[_first_of_all()],
-        request_id_extension={
-            "typed_config": {
-                "@type": _PREFIX + "request_id.uuid.v3.UuidRequestIdConfig",
-                "pack_trace_reason": False,
-            }
-        },
         local_reply_config=local_replies(gateway.max_request_bytes, gateway.max_header_bytes),
         access_log=[_access_log()] if gateway.access_log else [],
         route_config=_routes(gateway),
         http_filters=[
-            _extension("envoy.filters.http.cors", "filters.http.cors.v3.Cors"),
-            _extension("envoy.filters.http.grpc_web", "filters.http.grpc_web.v3.GrpcWeb"),
-            _extension(
+            extension("envoy.filters.http.cors", "filters.http.cors.v3.Cors"),
+            extension("envoy.filters.http.grpc_web", "filters.http.grpc_web.v3.GrpcWeb"),
+            extension(
                 _HEADERS,
                 "filters.http.header_mutation.v3.HeaderMutation",
                 mutations={"request_mutations": [_not_for_grpc()]},
             ),
             # A JSON body is read whole before the server hears of the call, gRPC is passed on.
-            _extension(
+            extension(
                 _BUFFER,
                 "filters.http.buffer.v3.Buffer",
                 max_request_bytes=gateway.max_request_bytes,
             ),
-            _extension(
+            extension(
                 _TRANSCODER,
                 "filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
                 **_transcoding(gateway),
             ),
-            _extension(
+            extension(
                 "envoy.filters.http.router",
                 "filters.http.router.v3.Router",
                 suppress_envoy_headers=True,
@@ -211,13 +169,11 @@ def _connection_manager(gateway: Gateway) -> Document:
 
 
 def _first_of_all() -> Document:
-    own_id = {"key": "x-request-id", "value": "%REQ(x-client-request-id)%"}
-    return _extension(
+    return extension(
         "envoy.http.early_header_mutation.header_mutation",
         "http.early_header_mutation.header_mutation.v3.HeaderMutation",
         mutations=[
-            # It counts where there is no `x-request-id`, as it does in the server.
-            {"append": {"header": own_id, "append_action": "ADD_IF_ABSENT"}},
+            own_request_id(),
             # The transcoder's own notes, which the access log believes.
             {"remove": "x-envoy-original-method"},
             {"remove": "x-envoy-original-path"},
@@ -276,19 +232,19 @@ def _routes(gateway: Gateway) -> Document:
         {
             "match": {"prefix": "/", "headers": strange_origin},
             "direct_response": {"status": 403},
-            "typed_per_filter_config": _without(_BUFFER) | _without(_TRANSCODER),
+            "typed_per_filter_config": without(_BUFFER) | without(_TRANSCODER),
         },
         *(_file(path, file, content_type) for path, file, content_type in files),
         {
             # How long a call may take is here a matter between the client and the server.
             "match": {"prefix": "/", "headers": [grpc]},
             "route": to_server | {"timeout": "0s", "idle_timeout": "0s"},
-            "typed_per_filter_config": _without(_BUFFER, _HEADERS),
+            "typed_per_filter_config": without(_BUFFER, _HEADERS),
         },
         {
             "match": {"prefix": "/"},
             "route": to_server
-            | {"timeout": _seconds(ANSWER_SECONDS), "idle_timeout": _seconds(IDLE_SECONDS)},
+            | {"timeout": duration(ANSWER_SECONDS), "idle_timeout": duration(IDLE_SECONDS)},
         },
     ]
     return {
@@ -307,7 +263,7 @@ def _routes(gateway: Gateway) -> Document:
 
 def _cors(gateway: Gateway) -> Document:
     return {
-        "@type": _PREFIX + "filters.http.cors.v3.CorsPolicy",
+        "@type": PREFIX + "filters.http.cors.v3.CorsPolicy",
         "allow_origin_string_match": [{"exact": origin} for origin in gateway.allow_origins],
         "allow_methods": "GET, POST, PATCH, DELETE",
         "allow_headers": ", ".join(_REQUEST_HEADERS),
@@ -326,13 +282,8 @@ def _file(path: str, file: Path, content_type: str) -> Document:
                 "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
             }
         ],
-        "typed_per_filter_config": _without(_TRANSCODER),
+        "typed_per_filter_config": without(_TRANSCODER),
     }
-
-
-def _without(*filter_names: str) -> Document:
-    kind = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
-    return {name: {"@type": kind, "disabled": True} for name in filter_names}
 
 
 def _access_log() -> Document:
@@ -353,29 +304,19 @@ def _access_log() -> Document:
         "sent_bytes": "%BYTES_SENT%",
         "flags": "%RESPONSE_FLAGS%",
     }
-    return _extension(
-        "envoy.access_loggers.stderr",
-        "access_loggers.stream.v3.StderrAccessLog",
-        log_format={"json_format": fields},
-    )
+    return access_log(fields)
 
 
 def _cluster(upstream: str) -> Document:
-    host = upstream.rpartition(":")[0].strip("[]")
-    try:
-        ipaddress.ip_address(host)
-        discovery = "STATIC"
-    except ValueError:
-        discovery = "STRICT_DNS"
-    endpoint = {"endpoint": {"address": _socket(upstream)}}
+    endpoint = {"endpoint": {"address": socket_address(upstream)}}
     return {
         "name": _CLUSTER,
-        "type": discovery,
-        "connect_timeout": _seconds(CONNECT_SECONDS),
+        "type": discovery((upstream,)),
+        "connect_timeout": duration(CONNECT_SECONDS),
         "load_assignment": {"cluster_name": _CLUSTER, "endpoints": [{"lb_endpoints": [endpoint]}]},
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": _PREFIX + "upstreams.http.v3.HttpProtocolOptions",
+                "@type": PREFIX + "upstreams.http.v3.HttpProtocolOptions",
                 "explicit_http_config": {"http2_protocol_options": {}},
             }
         },

