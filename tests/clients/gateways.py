@@ -43,6 +43,10 @@ class Gateway:
         connections = psutil.Process(self._process.pid).net_connections("tcp")
         return {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
 
+    def command_line(self) -> list[str]:
+        """What a listing of processes shows of it."""
+        return psutil.Process(self._process.pid).cmdline()
+
     def log_text(self) -> str:
         return self._log.read_text(encoding="utf-8")
 

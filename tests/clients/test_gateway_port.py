@@ -247,6 +247,12 @@ def test_it_ends_on_a_signal_and_has_logged_no_query(
     assert "secret-in-query" not in running.log_text()
 
 
+def test_its_configuration_is_not_on_its_command_line(front: Gateway) -> None:
+    shown = front.command_line()
+    assert shown[0] == "envoy"
+    assert len(" ".join(shown)) < 200, shown
+
+
 def command_line(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "darkroom", "gateway", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -75,13 +75,25 @@ def _become(program: Path, document: Document, log_level: str) -> NoReturn:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     command = [
-        *("envoy", "--config-yaml", json.dumps(document)),
+        *("envoy", "--config-path", _in_memory(json.dumps(document))),
         # Its shared memory would tie gateways on one machine together.
         "--disable-hot-restart",
         *("--log-level", log_level),
         *("--file-flush-interval-msec", str(_LOG_FLUSH_MILLISECONDS)),
     ]
     os.execv(program, command)  # noqa: S606, a list of our own making
+
+
+def _in_memory(text: str) -> str:
+    """A path at which this process, whatever it becomes, reads the text, and nobody else.
+
+    On the command line it would fill every listing of processes; a file would be left behind.
+    Envoy takes what has no ending that it knows as JSON, and of /dev nothing but /dev/fd.
+    """
+    descriptor = os.memfd_create("gateway.json", 0)
+    with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
+        file.write(text)
+    return f"/dev/fd/{descriptor}"
 
 
 def gateway(settings: Settings) -> Gateway:
