@@ -1,4 +1,4 @@
-"""What a call costs beside an empty gRPC handler: the ratios that `docs/operations.md` quotes.
+"""What a call costs beside an empty gRPC handler.
 
 Two servers on one core, the same client (h2load) on another, the same number of threads, runs
 interleaved in pairs. Only ratios of one run are compared; absolute figures are for the reader.

@@ -2,7 +2,8 @@
 
 From the moment at which an operation is written to the one at which a worker has claimed it, on an
 installation that has nothing else to do; small imports per minute with two workers; operations per
-second that end in their call. PostgreSQL is a server of this script's own, and flushes.
+second that end in their call. PostgreSQL is a server of this script's own, and flushes. With
+`--folder` in memory the figures are the program's alone, without what the disk adds.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -165,10 +167,19 @@ def measured(name: str, folder: Path, database_url: str, number: int) -> list[Ra
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--number", type=int, default=200)
-    number = parser.parse_args().number
+    parser.add_argument("--folder", help="an existing folder to keep everything in")
+    arguments = parser.parse_args()
+    number = arguments.number
+    if arguments.folder:
+        tempfile.tempdir = arguments.folder
     qemu = subprocess.run(["qemu-img", "--version"], check=True, capture_output=True, text=True)
     print(f"{qemu.stdout.splitlines()[0]}; load {os.getloadavg()[0]:.1f}")
-    with scratch() as folder, postgresql() as url:
+    with contextlib.ExitStack() as stack:
+        if arguments.folder:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = stack.enter_context(scratch())
+        url = stack.enter_context(postgresql())
         ratios = measured("SQLite", folder / "sqlite", "", number)
         ratios += measured("PostgreSQL", folder / "postgresql", url, number)
         return report(ratios)
