@@ -53,7 +53,9 @@ def test_there_is_a_step_for_every_alert() -> None:
 @pytest.mark.parametrize(
     ("heading", "commands"), steps(), ids=[f"{n}-{each[0]}" for n, each in enumerate(steps())]
 )
-def test_a_runbook_step_runs(house: Installation, heading: str, commands: str) -> None:
+def test_a_runbook_step_runs(
+    house: Installation, tmp_path: Path, heading: str, commands: str
+) -> None:
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
         env={
@@ -61,6 +63,8 @@ def test_a_runbook_step_runs(house: Installation, heading: str, commands: str) -
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "METRICS": house.metrics_address,
             "LOG": str(house.log_path),
+            "BACKUP": str(tmp_path / "backup"),
+            "PLACE": str(tmp_path / "place"),
             "DARKROOM_LISTEN": house.address,
             "DARKROOM_TLS_LISTEN": "",
             "DARKROOM_GATEWAY_LISTEN": "",
