@@ -33,7 +33,7 @@ _LIFE = datetime.timedelta(hours=1)
 
 
 class Authority:
-    """Signs certificates that carry a SPIFFE id and no other name."""
+    """Signs certificates that carry a SPIFFE id, and the name localhost."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -49,7 +49,10 @@ class Authority:
         """Files of somebody who is `uri`, talks to `peers` only and trusts this authority."""
         name = uri.rpartition("/")[2]
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+        names = x509.SubjectAlternativeName(
+            # Envoy goes by the first one, gRPC's TLS by the second.
+            [x509.UniformResourceIdentifier(uri), x509.DNSName("localhost")]
+        )
         made = (
             self._builder(x509.Name([]), key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

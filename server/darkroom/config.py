@@ -127,6 +127,12 @@ class Settings:
     listen: str = _setting(
         "127.0.0.1:50051", "Address of the plaintext gRPC listener; port 0 picks one.", _listen
     )
+    xds: bool = _setting(
+        False,
+        "Have a control plane say by xDS when `--listen` is opened, and with which mutual TLS, as "
+        "in a mesh without proxies; GRPC_XDS_BOOTSTRAP names it, as for every gRPC program.",
+        _flag,
+    )
     tls_listen: str = _setting(
         "127.0.0.1:50443",
         "Address of the TLS listener; port 0 picks one. Empty: none.",
@@ -568,6 +574,8 @@ def load(
     settings = Settings(**values)
     settings.source_endpoints()
     settings.folders()
+    if settings.xds and settings.listen.endswith(":0"):
+        raise SettingError("xds: --listen needs a port of its own, which the control plane knows")
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingError("tls_certificate and tls_key: give both or neither")
     if settings.auth_mode == "mesh":

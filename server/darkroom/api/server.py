@@ -121,6 +121,8 @@ class Listener:
     address: str
     advertised: str = ""
     credentials: grpc.ServerCredentials | None = None
+    xds: bool = False
+    """A control plane opens it: later than `start`, and not before it has said how."""
 
 
 class Server:
@@ -171,7 +173,7 @@ class Server:
         self._health_pool = executor(_HEALTH_THREADS, self._alarms, "health")
         self._reflection_pool = ThreadPoolExecutor(_REFLECTION_THREADS, "reflection")
         self._health = health.Health((service.full_name for service in services), self._alarms)
-        self._server = grpc.server(self._pool, options=_options(settings))
+        self._server = grpc.server(self._pool, options=_options(settings), xds=listener.xds)
         for service, handlers in services.items():
             self._add(
                 service,
@@ -186,7 +188,7 @@ class Server:
         if settings.reflects:
             self._add_reflection(interceptors, [service.full_name for service in everything])
         self._server.add_generic_rpc_handlers([_UnknownMethods(interceptors)])
-        self.address = self._listen(listener.address, listener.credentials)
+        self.address = self._listen(listener)
 
     def _add(self, service: ServiceDescriptor, handlers: dict[str, Any]) -> None:
         name = service.full_name
@@ -221,12 +223,18 @@ class Server:
             handler: Any = grpc.stream_stream_rpc_method_handler(behaviour)
             self._add(service, {method.name: handler})
 
-    def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    def _listen(self, listener: Listener) -> str:
+        address = listener.address
         try:
-            if credentials is None:
+            if listener.xds:
+                # The fallback is for a control plane that asks for no TLS.
+                fallback = grpc.insecure_server_credentials()
+                self._server.add_secure_port(address, grpc.xds_server_credentials(fallback))
+                return address
+            if listener.credentials is None:
                 port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, credentials)
+                port = self._server.add_secure_port(address, listener.credentials)
         except RuntimeError as error:
             self.stop(0)
             raise OSError(
@@ -289,7 +297,7 @@ def build_server(
         PermissionTableError, OperationTypeError, RuleError, ServicerError: the program
             contradicts itself; nothing may be served.
     """
-    listener = Listener(settings.listen, settings.advertise)
+    listener = Listener(settings.listen, settings.advertise, xds=settings.xds)
     return Server(settings, store, desk, access, listener, instruments)
 
 

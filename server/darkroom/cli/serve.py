@@ -18,7 +18,7 @@ from darkroom.cli import control
 from darkroom.cli.command import Subparsers
 from darkroom.cli.drain import drain
 from darkroom.cli.patience import patiently
-from darkroom.config import Settings
+from darkroom.config import SettingError, Settings
 from darkroom.domain.errors import Failure
 from darkroom.operations import catalog
 from darkroom.operations.desk import Operations
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from darkroom.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+_XDS_VARIABLES = {"GRPC_XDS_BOOTSTRAP", "GRPC_XDS_BOOTSTRAP_CONFIG"}
 
 
 def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -49,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     settings = config.load(arguments)
     settings.check_exposure(settings.listen, settings.tls_listen)
+    _check_control_plane(settings)
     test_run = None
     if arguments.control_fd >= 0:
         control.check_disposable(settings)
@@ -127,6 +130,11 @@ def _supervisor(settings: Settings, figures: "_Figures") -> Supervisor:
         died=figures.worker_died,
         told=figures.worker_told,
     )
+
+
+def _check_control_plane(settings: Settings) -> None:
+    if settings.xds and not _XDS_VARIABLES & os.environ.keys():
+        raise SettingError("xds: GRPC_XDS_BOOTSTRAP must name the file about the control plane")
 
 
 def _prepared_at_once(prepare: Callable[[], None]) -> bool:
