@@ -160,8 +160,8 @@ class Settings:
         "none",
         "How callers prove who they are. `none`: nobody is asked, everybody may do everything, for "
         "development. `iam`: accounts of `--access-dir`, with tokens of this service. `mesh`: "
-        "`--mesh-peer` says who they are.",
-        _one_of("none", "iam", "mesh"),
+        "`--mesh-peer` says who they are. `oidc`: tokens of the issuers in `--access-dir`.",
+        _one_of("none", "iam", "mesh", "oidc"),
     )
     expose_unauthenticated: bool = _setting(
         False,
@@ -194,6 +194,11 @@ class Settings:
         "x-darkroom-groups",
         "Header in which it may name the caller's groups, separated by commas. Empty: none.",
         _header,
+    )
+    oidc_loopback_http: bool = _setting(
+        False,
+        "Take issuers on loopback that speak plain HTTP. For tests.",
+        _flag,
     )
     reflection: str = _setting(
         "auto",

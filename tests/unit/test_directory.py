@@ -59,6 +59,12 @@ def test_files_together_are_one_directory(tmp_path: Path) -> None:
     assert not found.credential_of("alice", "key") and not found.credential_of("ci", "other")
 
 
+def issuers(*changes: dict[str, object]) -> dict[str, object]:
+    return {
+        "issuers": [{"url": "https://a.example", "audiences": ["x"], **each} for each in changes]
+    }
+
+
 def test_no_folder_is_nobody(tmp_path: Path) -> None:
     assert files(tmp_path / "none") == []
     assert not read(tmp_path / "none").accounts
@@ -103,6 +109,20 @@ def test_no_folder_is_nobody(tmp_path: Path) -> None:
         (
             {"roles": [{"role": "viewer", "cloud": True, "subjects": ["system:everyone"]}]},
             "a subject of type system is allUsers",
+        ),
+        ({"issuers": [{"url": "https://a.example"}]}, "issuers[0]: audiences: is missing"),
+        (issuers({"audiences": []}), "audiences: must not be empty"),
+        (issuers({"url": "http://a.example"}), "url: must be https://HOST/PATH"),
+        (issuers({"url": "https://user@a.example"}), "url: must be https://HOST/PATH"),
+        (issuers({"url": "https://[a"}), "url: must be a URL"),
+        (issuers({"keys_url": "file:///keys"}), "keys_url: must be https://HOST/PATH"),
+        (issuers({"algorithms": ["HS256"]}), "algorithms: [0] must be one of RS256"),
+        (issuers({"algorithms": ["none"]}), "algorithms: [0] must be one of"),
+        (issuers({}, {}), "issuers[1]: there is another entry https://a.example"),
+        (issuers({}, {"url": "https://b.example"}), "must have a prefix"),
+        (
+            issuers({"prefix": "a:"}, {"url": "https://b.example", "prefix": "a:b:"}),
+            "none that another issuer's begins with",
         ),
     ],
 )

@@ -55,7 +55,12 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     delete_key = action("delete-key", "end a key, or a static token, and what was issued for it")
     delete_key.add_argument("key", metavar="ID", help="id of the key, or SHA-256 of the token")
     action("delete", "end an account and everything that was issued for it")
-    action("revoke", "end all IAM tokens that were issued for an account until now")
+    end_all = action("revoke", "end all tokens that were issued for an account until now")
+    end_all.add_argument(
+        "--federated",
+        action="store_true",
+        help="NAME is the id of a user of an issuer, which the access files do not know",
+    )
     action("token", "print an IAM token of an account")
 
 
@@ -153,7 +158,10 @@ def _delete(arguments: argparse.Namespace, settings: Settings, accounts: Account
 
 
 def _revoke_all(arguments: argparse.Namespace, settings: Settings, accounts: AccountFiles) -> None:
-    _revoke(settings, account_mark(accounts.found(arguments.account).id))
+    account_id = arguments.account
+    if not arguments.federated:
+        account_id = accounts.found(account_id).id
+    _revoke(settings, account_mark(account_id))
 
 
 def _revoke(settings: Settings, mark: str, *, credential: bool = False) -> None:

@@ -192,6 +192,17 @@ PERMISSION_DENIED = _kind(
     "Check the id, or ask whoever administers it for a role: on the folder, or on the resource "
     "by an access binding.",
 )
+ISSUER_UNREACHABLE = _kind(
+    Code.UNAVAILABLE,
+    "ISSUER_UNREACHABLE",
+    "The keys of the token's issuer cannot be fetched now",
+    "Repeat the call after the pause that RetryInfo names; if it goes on, tell the operator.",
+    10.0,
+)
+
+
+def issuer_unreachable() -> Failure:
+    return ISSUER_UNREACHABLE.failure()
 
 
 def unauthenticated() -> Failure:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from cryptography.hazmat.primitives import serialization
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from darkroom.api.access.following import Stamp, stamp
 from darkroom.api.roles import ROLES
+from darkroom.config import is_loopback
 from darkroom.domain.access import (
     GROUP,
     SERVICE_ACCOUNT,
@@ -28,6 +30,12 @@ from darkroom.domain.access import (
 )
 
 MIN_KEY_BITS = 2048
+DEFAULT_ALGORITHMS = ("RS256", "PS256", "ES256")
+_ALGORITHMS = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA"),
+)
+"""Those with a public key; whoever could check another one could also sign."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:/+-]{0,49}")
 """At most 50 characters, as all ids of the cloud (cloud docs)."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -69,6 +77,24 @@ class Grant:
 
 
 @dataclass(frozen=True)
+class Issuer:
+    """An OpenID Connect issuer whose tokens are taken."""
+
+    url: str
+    """As its tokens have it in `iss`."""
+    audiences: tuple[str, ...]
+    """A token must be meant for one of them."""
+    algorithms: tuple[str, ...] = DEFAULT_ALGORITHMS
+    keys_url: str = ""
+    """Empty: what its discovery document says."""
+    subject_claim: str = "sub"
+    groups_claim: str = ""
+    prefix: str = ""
+    """What ids of its subjects and groups begin with here."""
+    ca_file: str = ""
+
+
+@dataclass(frozen=True)
 class Directory:
     """All files together."""
 
@@ -79,6 +105,8 @@ class Directory:
     groups_of: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     """Ids of the groups of each member, a member being type and id."""
     grants: tuple[Grant, ...] = ()
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)
+    """By URL."""
 
     def credential_of(self, account_id: str, credential_id: str) -> bool:
         """Whether the account still has a key or a static token by this id."""
@@ -194,6 +222,38 @@ def public_key(value: object) -> RSAPublicKey:
     return key
 
 
+def check_issuer_url(text: str) -> None:
+    """Raise `ValueError` unless keys may be fetched from there; loopback is for tests."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError("must be a URL") from None
+    plain = parts.scheme == "http" and is_loopback(f"{host}:0")
+    if not host or not (parts.scheme == "https" or plain) or parts.username or parts.fragment:
+        raise ValueError("must be https://HOST/PATH")
+
+
+def _url(value: object) -> str:
+    check_issuer_url(_text(value))
+    return _text(value)
+
+
+def _algorithm(value: object) -> str:
+    if value not in _ALGORITHMS:
+        raise ValueError(f"must be one of {', '.join(_ALGORITHMS)}")
+    return _text(value)
+
+
+def _filled_list(of: Callable[[object], Any]) -> Callable[[object], tuple[Any, ...]]:
+    def parse(value: object) -> tuple[Any, ...]:
+        if not value:
+            raise ValueError("must not be empty")
+        return _list(of)(value)
+
+    return parse
+
+
 def _list(of: Callable[[object], Any]) -> Callable[[object], tuple[Any, ...]]:
     def parse(value: object) -> tuple[Any, ...]:
         if not isinstance(value, list):
@@ -252,6 +312,17 @@ _SECTIONS: dict[str, Callable[[object], dict[str, Any]]] = {
         {"role": _role, "subjects": _list(_subject)},
         {"cloud": _true, "folders": _list(_text)},
     ),
+    "issuers": _entry(
+        {"url": _url, "audiences": _filled_list(_text)},
+        {
+            "algorithms": _filled_list(_algorithm),
+            "keys_url": _url,
+            "subject_claim": _text,
+            "groups_claim": _text,
+            "prefix": _text,
+            "ca_file": _text,
+        },
+    ),
 }
 
 
@@ -265,6 +336,7 @@ class _Reader:
         self._groups: set[str] = set()
         self._groups_of: dict[tuple[str, str], tuple[str, ...]] = {}
         self._grants: list[Grant] = []
+        self._issuers: dict[str, Issuer] = {}
         self._faults: list[str] = []
 
     def directory(self) -> Directory:
@@ -273,7 +345,12 @@ class _Reader:
             shown = self._faults[:_MAX_FAULTS]
             raise DirectoryError("\n  ".join(["the access files have faults:", *shown]))
         return Directory(
-            self._accounts, self._keys, self._tokens, self._groups_of, tuple(self._grants)
+            self._accounts,
+            self._keys,
+            self._tokens,
+            self._groups_of,
+            tuple(self._grants),
+            self._issuers,
         )
 
     def file(self, path: Path) -> None:
@@ -314,6 +391,8 @@ class _Reader:
                 self._groups.add(values["id"])
                 for member in dict.fromkeys(values["members"]):
                     self._groups_of[member] = (*self._groups_of.get(member, ()), values["id"])
+            case "issuers":
+                self._take_issuer(Issuer(**values))
             case _:
                 if ("cloud" in values) == bool(values.get("folders")):
                     raise ValueError("must have either `cloud: true` or a list of `folders`")
@@ -325,6 +404,14 @@ class _Reader:
                         values.get("folders", ()),
                     )
                 )
+
+    def _take_issuer(self, issuer: Issuer) -> None:
+        _unused(issuer.url, self._issuers)
+        for other in self._issuers.values():
+            # Or one of them could call its users as the other one does.
+            if issuer.prefix.startswith(other.prefix) or other.prefix.startswith(issuer.prefix):
+                raise ValueError("must have a prefix, and none that another issuer's begins with")
+        self._issuers[issuer.url] = issuer
 
     def _take_account(self, account_type: str, values: dict[str, Any]) -> None:
         account_id = values["id"]

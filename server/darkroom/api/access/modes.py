@@ -1,11 +1,13 @@
 """The modes of authentication, each put together from its parts."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from darkroom.api.access import directory
 from darkroom.api.access.following import Followed, stamp
 from darkroom.api.access.iam import IamAccess
 from darkroom.api.access.mesh import MeshAuthentication
+from darkroom.api.access.oidc import OidcAccess
 from darkroom.api.access.revocations import Revocations
 from darkroom.api.access.rights import RoleAuthorizer
 from darkroom.api.authentication import (
@@ -58,7 +60,7 @@ def access(settings: Settings, store: MetadataStore) -> Access:
         return Access(NoAuthentication(tokens.subject), EverythingAllowed(), OpenExchange(tokens))
     folder = settings.access_folder
     rules = Followed(
-        "access files", lambda: directory.stamp_of(folder), lambda: directory.read(folder)
+        "access files", lambda: directory.stamp_of(folder), lambda: _directory(settings, folder)
     )
     authorizer = RoleAuthorizer(
         store,
@@ -71,5 +73,21 @@ def access(settings: Settings, store: MetadataStore) -> Access:
             settings.mesh_peer, settings.mesh_subject_header, settings.mesh_groups_header
         )
         return Access(mesh, authorizer, NoExchange())
+    if settings.auth_mode == "oidc":
+        oidc = OidcAccess(rules, Revocations(store))
+        return Access(oidc, authorizer, oidc)
     iam = IamAccess(tokens, rules, Revocations(store), keys.current)
     return Access(iam, authorizer, iam)
+
+
+def _directory(settings: Settings, folder: Path) -> directory.Directory:
+    """The access files, as the mode needs them. Raises `OSError` or `DirectoryError`."""
+    found = directory.read(folder)
+    for url in found.issuers:
+        if url.startswith("http:") and not settings.oidc_loopback_http:
+            raise directory.DirectoryError(
+                f"issuer {url}: needs https, or, for tests, --oidc-loopback-http"
+            )
+    if settings.auth_mode == "oidc" and not found.issuers:
+        raise directory.DirectoryError("the access files have no issuers")
+    return found
