@@ -383,7 +383,7 @@ import signal, sys
 from darkroom.worker.worker import Worker
 
 class Idle:
-    def claim(self, owner): pass
+    def claim(self, owner, key_ids): pass
     def wait_for_work(self): pass
     def collect_if_due(self): pass
 
