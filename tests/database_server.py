@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import psycopg
 
 PATIENCE_SECONDS = 30.0
@@ -122,40 +123,31 @@ class DatabaseServer:
     def kill(self) -> None:
         """End it as a power cut does: every process at once, nothing written any more."""
         assert self.process is not None
-        for pid in self._processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait(PATIENCE_SECONDS)
-        # Of a server that is gone like this, some remain for a moment and hold the port's memory.
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._processes():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        self._signal(signal.SIGSTOP)  # it starts nobody any more
+        everybody = self._processes()
+        for each in everybody:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        # Until the last one is gone they hold the memory that the next server needs.
+        assert psutil.wait_procs(everybody, PATIENCE_SECONDS)[1] == []
+        self.process.wait()
 
     def freeze(self) -> None:
         """Stop every process of it: connections stay open and nothing answers."""
-        for pid in self._processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+        for each in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.suspend()
 
     def thaw(self) -> None:
-        for pid in self._processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        for each in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.resume()
 
-    def _processes(self) -> list[int]:
-        """Pids of the server and of its children."""
+    def _processes(self) -> list[psutil.Process]:
+        """The server and its children."""
         assert self.process is not None
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                pid, parent = int(entry.name), int(stat[1])
-                if stat[0] != "Z" and self.process.pid in (pid, parent):
-                    found.append(pid)
-        return found
+        server = psutil.Process(self.process.pid)
+        return [server, *server.children(recursive=True)]
 
     def log_text(self) -> str:
         return (self._folder / "log").read_text(encoding="utf-8", errors="replace")

@@ -135,7 +135,9 @@ class Campaign:
         if not self.journal.violations:
             verdict.seen_from_outside(self._clients, self.journal)
             self._end()
-        self._check_amount()
+        if lacks := self._lacks():
+            kills, counts = self.figures.killed, self.journal.counts
+            self.journal.violated(f"too little was {lacks} for {kills} kills: {counts}")
 
     # --- crashes ----------------------------------------------------------------------------------
 
@@ -196,17 +198,22 @@ class Campaign:
 
     def _wait_for_work(self) -> None:
         """Until some was done since the last crash, and enough in all to say something."""
-        counts, kills = self.journal.counts, self.figures.killed
-        acknowledged = max(counts["acknowledged"] + 1, (kills - _START) * LEAST_ACKNOWLEDGED)
-        imported = (kills - _START) * LEAST_IMPORTED
+        counts = self.journal.counts
+        before = counts["acknowledged"]
         deadline = time.monotonic() + _STUCK_SECONDS
-        while counts["acknowledged"] < acknowledged or counts["imported"] < imported:
+        while counts["acknowledged"] == before or self._lacks():
             if self.journal.violations:
                 return
             if time.monotonic() > deadline:
                 self.journal.violated(f"for {_STUCK_SECONDS} s there was no progress: {counts}")
             self._attend()
             time.sleep(0.01)
+
+    def _lacks(self) -> list[str]:
+        """What was done too little of for so many kills."""
+        counted = self.figures.killed - _START
+        least = {"acknowledged": LEAST_ACKNOWLEDGED, "imported": LEAST_IMPORTED}
+        return [what for what in least if self.journal.counts[what] < least[what] * counted]
 
     # --- failpoints -------------------------------------------------------------------------------
 
@@ -290,9 +297,3 @@ class Campaign:
         inside = verdict.Inside(self._fleet, self.journal)
         self._fleet.collect(inside.clean)
         inside.examine(self._source.folder)
-
-    def _check_amount(self) -> None:
-        counts, kills = self.journal.counts, self.figures.killed
-        for what, least in (("acknowledged", LEAST_ACKNOWLEDGED), ("imported", LEAST_IMPORTED)):
-            if counts[what] < least * (kills - _START):
-                self.journal.violated(f"too little was {what} for {kills} kills: {counts[what]}")
