@@ -22,6 +22,7 @@ from darkroom_pb.yandex.cloud.operation import (
 from log_schema import check_all
 
 PATIENCE_SECONDS = 30.0
+_PROGRAM = (sys.executable, "-m", "darkroom")
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
@@ -68,6 +69,8 @@ class Installation:
         self.failpoints.mkdir()
         self.log_path = folder / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.prefix: list[str] = []
+        """A command that runs the server's."""
         self.source_origin = source_origin
         self.listen = "127.0.0.1:0"
         self._settings = settings
@@ -75,22 +78,37 @@ class Installation:
 
     # --- processes --------------------------------------------------------------------------------
 
+    def environment(self) -> dict[str, str]:
+        """What every process of it is started with."""
+        return {
+            **os.environ,
+            "DARKROOM_DATA_DIR": str(self.data),
+            "DARKROOM_SOURCE_ALLOW": self.source_origin + "/",
+            "DARKROOM_FAILPOINTS": str(self.failpoints),
+            "DARKROOM_LEASE_SECONDS": "2",
+            "DARKROOM_TLS_LISTEN": "",
+            "DARKROOM_DRAIN_SECONDS": "0",
+            **self._settings,
+        }
+
+    @contextlib.contextmanager
+    def worker_beside(self, log_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+        """`darkroom work`, which nobody supervises; killed at the end, frozen or not."""
+        with log_path.open("wb") as log:
+            process = subprocess.Popen([*_PROGRAM, "work"], env=self.environment(), stderr=log)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
     def start(self) -> None:
         """Start and wait until SERVING."""
         logged = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "darkroom", "serve", "--listen", self.listen],
-                env={
-                    **os.environ,
-                    "DARKROOM_DATA_DIR": str(self.data),
-                    "DARKROOM_SOURCE_ALLOW": self.source_origin + "/",
-                    "DARKROOM_FAILPOINTS": str(self.failpoints),
-                    "DARKROOM_LEASE_SECONDS": "2",
-                    "DARKROOM_TLS_LISTEN": "",
-                    "DARKROOM_DRAIN_SECONDS": "0",
-                    **self._settings,
-                },
+                [*self.prefix, *_PROGRAM, "serve", "--listen", self.listen],
+                env=self.environment(),
                 stderr=log,
             )
 
@@ -149,8 +167,8 @@ class Installation:
 
     # --- failpoints -------------------------------------------------------------------------------
 
-    def arm(self, name: str) -> None:
-        (self.failpoints / f"{name}.arm").touch()
+    def arm(self, name: str, action: str = "") -> None:
+        (self.failpoints / f"{name}.arm").write_text(action)
 
     def wait_hit(self, name: str) -> None:
         until((self.failpoints / f"{name}.hit").exists, f"failpoint {name}")
@@ -203,10 +221,6 @@ class Installation:
         """`darkroom image export`."""
         result = self.command("image", "export", image_id, str(target))
         assert result.returncode == 0, result.stderr
-
-    def environment(self) -> dict[str, str]:
-        """Variables of another process that belongs to this installation."""
-        return {**os.environ, **self._settings, "DARKROOM_DATA_DIR": str(self.data)}
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command on this installation, with its settings, however it ends."""

@@ -20,6 +20,7 @@ URI = "https://storage.yandexcloud.net/bucket/disk.qcow2?X-Amz-Signature=c0ffee"
 PATIENCE_SECONDS = 20.0
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 def connect(address: str, *options: tuple[str, int]) -> Any:
@@ -59,12 +60,17 @@ class Refused:
 
 def refused(call: Callable[[], object]) -> Refused:
     """Make the call, which must fail, and take its status apart."""
+    answer = answered(call)
+    assert isinstance(answer, Refused), f"answered {answer}"
+    return answer
+
+
+def answered(call: Callable[[], T]) -> T | Refused:
+    """The reply, or how the call failed."""
     try:
-        reply = call()
+        return call()
     except grpc.RpcError as error:
         failed: Any = error
-    else:
-        raise AssertionError(f"answered {reply}")
     trailers = dict(failed.trailing_metadata() or ())
     status = status_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b""))
     if status.ByteSize():

@@ -46,7 +46,7 @@ class Crash:
     victim: int
 
 
-WEIGHTS = {"worker": 12, "child": 4, "api": 4, "both": 1, "database": 2, "all": 1, "drain": 3}
+WEIGHTS = {"worker": 12, "child": 4, "api": 4, "both": 1, "database": 4, "all": 1, "drain": 3}
 FREEZES = {"freeze worker": 2, "freeze api": 1}
 NO_KILL = {*FREEZES, "drain"}
 
@@ -201,7 +201,7 @@ class Campaign:
         counts = self.journal.counts
         before = counts["acknowledged"]
         deadline = time.monotonic() + _STUCK_SECONDS
-        while counts["acknowledged"] == before or self._lacks():
+        while counts["acknowledged"] == before or self._lacks(ahead=_ARMED):
             if self.journal.violations:
                 return
             if time.monotonic() > deadline:
@@ -209,9 +209,9 @@ class Campaign:
             self._attend()
             time.sleep(0.01)
 
-    def _lacks(self) -> list[str]:
-        """What was done too little of for so many kills."""
-        counted = self.figures.killed - _START
+    def _lacks(self, *, ahead: int = 0) -> list[str]:
+        """What was done too little of for so many kills, and those that lie `ahead`."""
+        counted = self.figures.killed + ahead - _START
         least = {"acknowledged": LEAST_ACKNOWLEDGED, "imported": LEAST_IMPORTED}
         return [what for what in least if self.journal.counts[what] < least[what] * counted]
 

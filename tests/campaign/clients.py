@@ -18,7 +18,7 @@ from google.protobuf import field_mask_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
-from api.client import Refused, refused
+from api.client import Refused, answered
 from campaign.fleet import Fleet
 from campaign.journal import Entry, Journal, Picture
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
@@ -333,13 +333,6 @@ class Client:
 def _outcome(act: Callable[[], Any]) -> Any:
     """The answer, `Refused`, or None where the channel was closed meanwhile."""
     try:
-        return act()
+        return answered(act)
     except ValueError:
         return None
-    except grpc.RpcError as error:
-        failed = error
-
-    def again() -> None:
-        raise failed
-
-    return refused(again)

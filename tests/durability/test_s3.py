@@ -105,31 +105,6 @@ def test_a_worker_killed_while_it_publishes_leaves_no_upload(
     assert_clean(darkroom, storage, prefix, 1)
 
 
-@contextlib.contextmanager
-def worker(
-    darkroom: Installation, source: ObjectServer, environment: dict[str, str], log: Path
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """`darkroom work` beside an installation, ended by its pid."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "darkroom", "work"],
-            env={
-                **os.environ,
-                **environment,
-                "DARKROOM_DATA_DIR": str(darkroom.data),
-                "DARKROOM_SOURCE_ALLOW": source.origin + "/",
-                "DARKROOM_FAILPOINTS": str(darkroom.failpoints),
-                "DARKROOM_LEASE_SECONDS": "2",
-            },
-            stderr=output,
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_continues(
     tmp_path: Path, source: ObjectServer, storage: Storage, prefix: str, disk: Path
 ) -> None:
@@ -138,12 +113,12 @@ def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_continues(
     with contextlib.ExitStack() as stack:
         serving = installation(tmp_path, source.origin, DARKROOM_WORKERS="0", **environment)
         darkroom = stack.enter_context(serving)
-        frozen = stack.enter_context(worker(darkroom, source, environment, log))
+        frozen = stack.enter_context(darkroom.worker_beside(log))
         darkroom.arm("content.complete")
         operation_id = darkroom.create(source.url(disk.name)).id
         darkroom.wait_hit("content.complete")
         os.kill(frozen.pid, signal.SIGSTOP)
-        stack.enter_context(worker(darkroom, source, environment, tmp_path / "second.log"))
+        stack.enter_context(darkroom.worker_beside(tmp_path / "second.log"))
         operation = darkroom.done(operation_id)
         imported(operation)
         until(lambda: not storage.uploads(prefix), "the frozen worker's upload to be aborted")

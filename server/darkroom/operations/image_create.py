@@ -22,6 +22,7 @@ from darkroom.imaging.conversion import Converted, Converter
 from darkroom.imaging.fetch import Fetched, Fetcher
 from darkroom.imaging.fetch_limits import FetchLimits
 from darkroom.imaging.inspection import Inspection, InspectionLimits, inspect
+from darkroom.imaging.room import storage_failure
 from darkroom.imaging.sources import source_identity
 from darkroom.operations.deriving import ResourceSource, inherited, os_of
 from darkroom.operations.desk import Begun, Opening, wall_clock_us
@@ -271,7 +272,10 @@ class ImageImport(ImageCreateEnding):
     def run(self, claim: Claim, watch: PhasedWatch) -> Publish:
         self._converter.ensure_available()
         folder = self._folder(claim)
-        (folder / "out").mkdir(mode=0o700, parents=True)
+        try:
+            (folder / "out").mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise storage_failure(error) from error
         attempt = _Import(claim, watch, folder)
         for name, phase in self.phases:
             watch.enter(name)

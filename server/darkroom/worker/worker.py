@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from darkroom.domain import errors
 from darkroom.domain.errors import Failure
@@ -20,6 +20,8 @@ from darkroom.telemetry.instruments import NO_INSTRUMENTS, Instruments
 from darkroom.worker.attempt import AttemptWatch, LeaseSettings
 from darkroom.worker.collector import Collector
 from darkroom.worker.phases import Phases
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +209,10 @@ class Worker:
             phases.leave(failure.code.name, failure.reason)
             return self._retry_or_fail(claim, runner, failure)
         except Exception:
+            if self._is_lost(claim):
+                # Whoever took over has the collector remove what this attempt works with.
+                phases.leave(_CODES[Reason.FENCED], Reason.FENCED.value)
+                return Reason.FENCED.value
             log.exception("operation raised")
             phases.leave("INTERNAL")
             return self._retry_or_fail(claim, runner, errors.internal(), transient=True)
@@ -222,8 +228,7 @@ class Worker:
         def change(tx: Transaction) -> None:
             # Looked at first too: without the lease the rows may be gone, or be somebody else's.
             operation = tx.operation(claim.lease.operation_id)
-            running = (State.RUNNING, claim.lease.fence)
-            if operation is None or (operation.state, operation.fence) != running:
+            if not _is_running(claim, operation):
                 raise _LeaseLost
             response = rows(tx)
             if not tx.finish_leased(claim.lease, self._clock_us(), error=error, response=response):
@@ -236,14 +241,13 @@ class Worker:
             code = error.code.name if error is not None else "OK"
             self._metrics.operations_ended.labels(claim.operation.kind, code).inc()
 
-    def _patiently(self, act: Callable[[], object]) -> None:
+    def _patiently(self, act: Callable[[], T]) -> T:
         # The work is done and only its record is missing: worth waiting for a busy database
         # as long as the lease may still be ours. The statement itself checks whether it is.
         deadline = time.monotonic() + self._lease.lease_seconds
         while True:
             try:
-                act()
-                return
+                return act()
             except Failure as failure:
                 if failure.retry_after_seconds is None or time.monotonic() > deadline:
                     raise
@@ -285,7 +289,7 @@ class Worker:
                 reason.value,
             )
         if reason is Reason.DRAINING:
-            self._return(claim, 0, count_attempt=False)
+            return self._return(claim, 0, reason.value, count_attempt=False)
         return str(reason.value)
 
     def _fail(self, claim: Claim, runner: Runner, failure: Failure) -> str:
@@ -306,18 +310,28 @@ class Worker:
             return self._fail(claim, runner, failure)
         delay_ms = RETRY_DELAYS_MS[min(claim.attempt, len(RETRY_DELAYS_MS)) - 1]
         fields = {"reason": failure.reason, "attempt": claim.attempt, "delay_ms": delay_ms}
-        log.info("operation will be retried", extra={"fields": fields})
-        if self._metrics is not None:
-            self._metrics.retries.labels(claim.operation.kind, failure.reason).inc()
-        self._return(claim, delay_ms, count_attempt=True)
-        return "retried"
+        outcome = self._return(claim, delay_ms, "retried", count_attempt=True)
+        if outcome == "retried":
+            log.info("operation will be retried", extra={"fields": fields})
+            if self._metrics is not None:
+                self._metrics.retries.labels(claim.operation.kind, failure.reason).inc()
+        return outcome
 
-    def _return(self, claim: Claim, delay_ms: int, *, count_attempt: bool) -> None:
+    def _return(self, claim: Claim, delay_ms: int, outcome: str, *, count_attempt: bool) -> str:
+        """Give the operation back; the outcome, or that the lease was lost before."""
         failpoint("operation.return")
-        self._patiently(
+        returned = self._patiently(
             lambda: self._store.put_back(claim.lease, delay_ms, count_attempt=count_attempt)
         )
         failpoint("operation.returned")
+        return outcome if returned else Reason.FENCED.value
+
+    def _is_lost(self, claim: Claim) -> bool:
+        """Whether the operation is known to be somebody else's."""
+        with contextlib.suppress(Failure):
+            operation = self._store.get_operation(claim.lease.operation_id)
+            return not _is_running(claim, operation)
+        return False
 
 
 def _log_fields(claim: Claim) -> dict[str, Any]:
@@ -337,6 +351,12 @@ def _log_fields(claim: Claim) -> dict[str, Any]:
 def operation_cancelled(claim: Claim) -> bool:
     """Whether the operation was cancelled while no living worker had it."""
     return claim.operation.cancel_requested
+
+
+def _is_running(claim: Claim, operation: Operation | None) -> bool:
+    """Whether this attempt still has the operation."""
+    running = (State.RUNNING, claim.lease.fence)
+    return operation is not None and (operation.state, operation.fence) == running
 
 
 def _ended_by(claim: Claim, operation: Operation | None) -> bool:
