@@ -395,12 +395,14 @@ def test_every_text_is_compared_by_code_point(open_store: Open, postgres_databas
 
 
 def test_many_processes_may_migrate_at_once(postgres_url: str) -> None:
-    with database(postgres_url) as url, ThreadPoolExecutor(8) as pool:
-        stores = [PostgresStore(url) for _ in range(8)]
-        assert [*pool.map(lambda each: each.migrate(), stores)] == [migrations.latest()] * 8
-        insert_image(stores[0], status=Status.READY, created_at_us=NOW_US)
-        for store in stores:
-            store.close()
+    for _ in range(3):
+        with contextlib.ExitStack() as opened, ThreadPoolExecutor(8) as pool:
+            url = opened.enter_context(database(postgres_url))
+            stores = [
+                opened.enter_context(contextlib.closing(PostgresStore(url))) for _ in range(8)
+            ]
+            assert [*pool.map(PostgresStore.migrate, stores)] == [migrations.latest()] * 8
+            insert_image(stores[0], status=Status.READY, created_at_us=NOW_US)
 
 
 def test_a_database_without_schema_is_told_from_one_out_of_reach(postgres_url: str) -> None:

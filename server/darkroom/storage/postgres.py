@@ -196,7 +196,11 @@ class PostgresStore(SqlStore):
         except psycopg.errors.LockNotAvailable:
             return False
         except psycopg.Error as error:
-            if not _is_passing(error):
+            # IF NOT EXISTS does not see what another transaction is just making.
+            made = isinstance(
+                error, (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject)
+            )
+            if not (made or _is_passing(error)):
                 raise
             time.sleep(random.uniform(0.0, 0.1))  # noqa: S311
             return False
