@@ -86,9 +86,9 @@ fuzz: environment ## fuzz the parsers and rules that strangers reach, SECONDS_EA
 	$(BIN)/python tests/fuzz/drive.py --seconds $(SECONDS_EACH)
 
 .PHONY: bench
-bench: ## measure calls, starts, imports, listings, contents and overload against their bounds, in ratios
+bench: ## measure calls, starts, imports, listings, contents, databases and overload against their bounds, in ratios
 	@tools/bootstrap.sh $(BENCH_NEEDS)
-	failed=0; for each in rpc starting importing derived listing contents overload; do \
+	failed=0; for each in rpc starting importing derived listing contents store overload; do \
 		$(BIN)/python bench/$$each.py || failed=1; done; exit $$failed
 
 .PHONY: clean

@@ -11,17 +11,16 @@ import psycopg
 import pytest
 
 from darkroom.domain.errors import Code, Failure
-from darkroom.domain.image import Image, Status
+from darkroom.domain.image import Image
 from darkroom.domain.operation import State
 from darkroom.domain.query import Query
 from darkroom.operations.desk import Caller, Operations
 from darkroom.operations.image_create import BlankSource, CreateImage
-from darkroom.storage import migrations
 from darkroom.storage.port import MetadataStore, Transaction
 from darkroom.storage.postgres import PostgresStore
 from database_server import database
 from store.conftest import LEASE_SECONDS
-from store.rows import NOW_US, an_image, insert_image, insert_operation
+from store.rows import an_image, insert_image, insert_operation
 from tcp_proxy import Proxy
 
 PATIENCE_SECONDS = 20.0
@@ -392,17 +391,6 @@ def test_every_text_is_compared_by_code_point(open_store: Open, postgres_databas
             "AND collation_name IS DISTINCT FROM 'C'"
         ).fetchall()
     assert found == []
-
-
-def test_many_processes_may_migrate_at_once(postgres_url: str) -> None:
-    for _ in range(3):
-        with contextlib.ExitStack() as opened, ThreadPoolExecutor(8) as pool:
-            url = opened.enter_context(database(postgres_url))
-            stores = [
-                opened.enter_context(contextlib.closing(PostgresStore(url))) for _ in range(8)
-            ]
-            assert [*pool.map(PostgresStore.migrate, stores)] == [migrations.latest()] * 8
-            insert_image(stores[0], status=Status.READY, created_at_us=NOW_US)
 
 
 def test_a_database_without_schema_is_told_from_one_out_of_reach(postgres_url: str) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -133,6 +134,14 @@ def test_a_new_program_waits_for_an_old_schema_to_be_migrated_and_keeps_its_rows
         new.check_schema()
     assert new.migrate() == migrations.latest()
     life(new)
+
+
+def test_many_processes_may_migrate_at_once(empty_again: Opener) -> None:
+    stores = [empty_again() for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        versions = [*pool.map(lambda store: store.migrate(), stores)]
+    assert versions == [migrations.latest()] * 8
+    life(stores[0])
 
 
 _ADDS = re.compile(
