@@ -8,7 +8,7 @@ from darkroom.domain.image import Image
 from darkroom.domain.query import OrderKey, Query, parse_filter, parse_order, values_of
 from darkroom.domain.resource import PlacementPolicy, Status
 from darkroom.domain.snapshot import Snapshot
-from darkroom.storage.port import MetadataStore
+from darkroom.storage.port import MetadataStore, Transaction
 from store.rows import NOW_US, an_image, insert_image, insert_operation
 
 DAY_US = 86_400_000_000
@@ -28,8 +28,12 @@ def fill(store: MetadataStore) -> list[Image]:
         )
         for number in range(30)
     ]
-    for image in images:
-        store.write(lambda tx, image=image: tx.insert_resource(image))  # type: ignore[misc]
+
+    def insert(tx: Transaction) -> None:
+        for image in images:
+            tx.insert_resource(image)
+
+    store.write(insert)
     insert_image(store, folder_id="folder-b", name="n1")
     return images
 

@@ -1,6 +1,7 @@
 """What only the PostgreSQL adapter promises: other connections, lost ones, wake-ups, clocks."""
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -262,6 +263,40 @@ def test_a_database_out_of_reach_is_told_at_once_and_without_secrets(
     proxy.accepting = True
     assert store.get(Image, image.id) == image
     assert store.writable()
+
+
+def test_the_next_host_of_the_url_is_tried(open_store: Open, postgres_database: str) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # does not listen
+        port = nobody.getsockname()[1]
+        listed = postgres_database.replace("127.0.0.1:", f"127.0.0.1:{port},127.0.0.1:", 1)
+        store = open_store(f"{listed}?target_session_attrs=read-write")
+        image = insert_image(store)
+        assert store.get(Image, image.id) == image
+
+
+def test_a_server_that_has_become_a_standby_is_left_and_found_again(postgres_url: str) -> None:
+    with database(postgres_url) as url, contextlib.closing(PostgresStore(url)) as store:
+        store.migrate()
+        name = url.rpartition("/")[2]
+        image = insert_image(store)
+        for read_only in ("on", "off"):
+            with beside(postgres_url) as connection:
+                connection.execute(
+                    f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}"
+                )
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                    (name,),
+                )
+            if read_only == "on":
+                assert store.get(Image, image.id) == image
+                assert not store.writable()
+                with pytest.raises(Failure) as refused:
+                    insert_image(store)
+                assert refused.value.reason == "STORE_BUSY"
+        assert store.writable()
+        insert_image(store)
 
 
 def test_a_password_is_in_no_message_about_the_url() -> None:
