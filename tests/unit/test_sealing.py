@@ -1,13 +1,16 @@
 """Secrets at rest."""
 
 import base64
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from darkroom.storage.sealing import Keyring, KeyUnknown
+from darkroom.storage.sealing import ForeignKeyFile, Keyring, KeyUnknown, announce
+from darkroom.storage.sqlite import SqliteStore
 
 URL = "https://storage.yandexcloud.net/b/o?X-Amz-Signature=0123456789abcdef"
 
@@ -54,3 +57,27 @@ def test_a_file_that_is_no_key_file_is_refused(tmp_path: Path, text: str) -> Non
     with pytest.raises(ValueError, match="the secret key file"):
         Keyring.load_or_create(path)
     assert path.read_text(encoding="latin-1") == text
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    with contextlib.closing(SqliteStore(tmp_path / "metadata.sqlite")) as opened:
+        opened.migrate()
+        yield opened
+
+
+def test_an_installation_keeps_its_key_until_it_is_given_up(store: SqliteStore) -> None:
+    old, new = bytes(32), bytes([1] * 32)
+    first, rotated, foreign = Keyring([old]), Keyring([new, old]), Keyring([bytes([2] * 32)])
+    announce(first, store, replace=False)
+    assert store.secret_key() == first.key_ids[0]
+    with pytest.raises(ForeignKeyFile, match="--new-secret-key"):
+        announce(foreign, store, replace=False)
+    assert store.secret_key() == first.key_ids[0]
+    announce(rotated, store, replace=False)
+    assert store.secret_key() == rotated.key_ids[0] != first.key_ids[0]
+    # Who has not heard of the new key does not take the old one up again.
+    with pytest.raises(ForeignKeyFile):
+        announce(first, store, replace=False)
+    announce(foreign, store, replace=True)
+    assert store.secret_key() == foreign.key_ids[0]
