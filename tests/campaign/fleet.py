@@ -182,9 +182,16 @@ class Fleet:
         """Have it end in order, and start it again; its exit status."""
         self.thaw(member)
         member.signal(signal.SIGTERM)
-        status = member.wait(30.0)
+        status = until(lambda: self._drained(member), f"{member.name} to drain")[0]
         member.start()
-        return status
+        return int(status)
+
+    def _drained(self, member: Member) -> tuple[int, ...]:
+        # On its way it may come to a failpoint that freezes it.
+        if (status := member.ended()) is None:
+            member.signal(signal.SIGCONT)
+            return ()
+        return (status,)
 
     def freeze(self, member: Member, seconds: float) -> None:
         member.signal(signal.SIGSTOP)
@@ -215,6 +222,7 @@ class Fleet:
             self.thaw(member)
             if member.ended() is None:
                 member.signal(signal.SIGTERM)
+                member.signal(signal.SIGCONT)
         for member in self.members:
             member.hang_up()
             try:
