@@ -7,11 +7,13 @@ same statements on the same file system, and answers an empty Operation.
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 
 import grpc
 
 from darkroom.config import Settings
+from darkroom.domain.audit import AuditEntry
 from darkroom.domain.ids import new_id
 from darkroom.domain.image import Image, Status
 from darkroom.domain.operation import IMAGE_CREATE, Operation, State
@@ -36,6 +38,7 @@ class Bare(image_service_pb2_grpc.ImageServiceServicer):
             "", IMAGE_CREATE, "bench", "", 1, "nobody", 1, State.DONE, response=image.to_record()
         )
         self._operation = (*rows.operation_row(operation), 0, "", "")
+        self._audit = astuple(AuditEntry(1, "userAccount", "nobody", IMAGE_CREATE, "OK"))[:-1]
 
     def Get(self, request: object, context: object) -> image_pb2.Image:
         return image_pb2.Image()
@@ -49,6 +52,7 @@ class Bare(image_service_pb2_grpc.ImageServiceServicer):
             execute("BEGIN IMMEDIATE")
             execute(rows.INSERT_RESOURCE, (new_id(), *self._image[1:]))
             execute(DIALECT.insert_operation, (new_id(), *self._operation[1:]))
+            execute(rows.INSERT_AUDIT, (*self._audit, new_id()))
             execute("COMMIT")
         return operation_pb2.Operation()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from darkroom.domain.audit import RETENTION_SECONDS as AUDIT_RETENTION_SECONDS
 from darkroom.domain.operation import RETENTION_SECONDS
 from darkroom.domain.places import DEFAULT_ZONES, DISK_TYPE_DESCRIPTIONS, Folders, Places
 from darkroom.imaging.sources import SourceEndpoint, parse_endpoint
@@ -312,6 +313,11 @@ class Settings:
         RETENTION_SECONDS,
         "Seconds for which operations that have ended are kept, with their idempotency keys: two "
         "weeks, as in the cloud.",
+        _whole_number(60),
+    )
+    audit_retention: int = _setting(
+        AUDIT_RETENTION_SECONDS,
+        "Seconds for which entries of the audit log (`darkroom audit`) are kept: ninety days.",
         _whole_number(60),
     )
     lease_seconds: float = _setting(

@@ -266,6 +266,7 @@ def worker(deployment: Deployment, owner: str, watched: Instruments = NO_INSTRUM
             deployment.contents,
             scratch,
             retention_seconds=settings.operation_retention,
+            audit_retention_seconds=settings.audit_retention,
             metrics=watched.metrics,
         ),
         owner,

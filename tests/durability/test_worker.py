@@ -126,6 +126,18 @@ def succeed(claim: Claim, watch: PhasedWatch) -> Publish:
     return lambda tx: {"made by": claim.lease.fence}
 
 
+def test_the_audit_log_has_beginning_and_end(make_bench: MakeBench) -> None:
+    bench = make_bench(succeed)
+    caller = Caller("alice", subject_type="userAccount", origin={"request_id": "request"})
+    operation = bench.desk.begin(Nothing(), caller)
+    bench.thread.start()
+    bench.until(operation.id, State.DONE)
+    begun, ended = bench.store.list_audit((0, ""), 10, subject_id="alice")
+    assert (begun.result, ended.result) == ("STARTED", "OK")
+    assert begun.operation_id == ended.operation_id == operation.id
+    assert begun.request_id == "request"
+
+
 def wait_for_interrupt(claim: Claim, watch: PhasedWatch) -> Publish:
     watch.enter("fetch")
     assert watch.event.wait(PATIENCE_SECONDS)

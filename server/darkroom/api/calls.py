@@ -124,7 +124,7 @@ class Call:
         origin = {"request_id": self.request_id, "trace_id": self.trace_id}
         if self.traceparent:
             origin["traceparent"] = self.traceparent
-        return Caller(self.subject, self.idempotency_key, self.missing, origin)
+        return Caller(self.subject, self.idempotency_key, self.missing, origin, self.identity.type)
 
 
 Handler = Callable[[Call], Any]

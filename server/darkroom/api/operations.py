@@ -29,7 +29,7 @@ class OperationServicer:
 
     def Cancel(self, call: Call) -> operation_pb2.Operation:
         call.operation_id = call.request.operation_id
-        operation = self._operations.cancel(call.request.operation_id)
+        operation = self._operations.cancel(call.request.operation_id, call.caller)
         call.resource_id = operation.resource_id
         return operation_to_message(operation)
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from darkroom import config, wiring
@@ -14,6 +15,8 @@ from darkroom.api.access.modes import issuer
 from darkroom.api.access.revocations import revoke
 from darkroom.cli.command import Subparsers
 from darkroom.config import Settings
+from darkroom.domain.audit import OPERATOR, AuditEntry
+from darkroom.storage.port import Transaction
 
 _SETTINGS = ("data_dir", "database_url", "secret_key_file", "access_dir", "token_lifetime")
 
@@ -171,7 +174,14 @@ def _revoke(settings: Settings, mark: str, *, credential: bool = False) -> None:
         return  # nothing was ever served, so nothing issued
     try:
         now_us = time.time_ns() // 1000
-        store.write(lambda tx: revoke(tx, mark, now_us, credential=credential))
+
+        def change(tx: Transaction) -> None:
+            revoke(tx, mark, now_us, credential=credential)
+            subject_id = f"uid {os.getuid()}"
+            entry = AuditEntry(now_us, OPERATOR, subject_id, "account.revoke", "OK")
+            tx.record(replace(entry, resource_id=mark))
+
+        store.write(change)
     finally:
         store.close()
 

@@ -10,7 +10,7 @@ from darkroom.domain.errors import Failure
 from darkroom.storage.port import SchemaMismatch
 
 _COMMANDS = (
-    *("serve", "work", "migrate", "wait", "image", "fsck", "backup", "restore", "account"),
+    *("serve", "work", "migrate", "wait", "image", "fsck", "backup", "restore", "account", "audit"),
     *("gateway", "env", "doctor", "healthcheck", "dev", "demo"),
 )
 

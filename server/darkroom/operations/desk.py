@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from darkroom.domain import errors
+from darkroom.domain.audit import STARTED, AuditEntry
 from darkroom.domain.errors import Code, Failure
 from darkroom.domain.ids import REGIONAL_PREFIX, new_id
 from darkroom.domain.operation import DESCRIPTIONS, Operation, State
@@ -29,6 +30,10 @@ ORIGIN = "origin"
 """Where `Caller.origin` is kept in the payload of an operation that a worker runs."""
 
 
+CANCEL = "operation.cancel"
+"""What the audit log calls it."""
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks, and the idempotency key if one was sent."""
@@ -40,6 +45,27 @@ class Caller:
     because what the request is about is gone."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Request id, trace id and W3C context of the call: what its operation's run names too."""
+    subject_type: str = ""
+
+    def entry(
+        self, at_us: int, action: str, result: str, operation: Operation | None = None
+    ) -> AuditEntry:
+        """What the audit log says of something that the caller does."""
+        about = operation or _NO_OPERATION
+        return AuditEntry(
+            at_us,
+            self.subject_type,
+            self.subject,
+            action,
+            result,
+            resource_id=about.resource_id,
+            folder_id=about.folder_id,
+            operation_id=about.id,
+            request_id=self.origin.get("request_id", ""),
+        )
+
+
+_NO_OPERATION = Operation("", "", "", "", 0, "", 0, State.DONE)
 
 
 @dataclass(frozen=True)
@@ -175,6 +201,8 @@ class Operations:
                 self._check_number(tx, begun.operation.folder_id)
             payload = _with_origin(begun, caller.origin)
             tx.insert_operation(begun.operation, payload, begun.sealed, self._delay_ms)
+            result = "OK" if begun.operation.done else STARTED
+            tx.record(caller.entry(opening.now_us, command.kind, result, begun.operation))
             if caller.idempotency_key:
                 tx.remember(caller.subject, caller.idempotency_key, request_hash, operation_id)
             failpoint("operation.begin")
@@ -230,13 +258,14 @@ class Operations:
             {"effect": begun.effect.to_record(), "response": begun.operation.response},
         )
 
-    def cancel(self, operation_id: str) -> Operation:
+    def cancel(self, operation_id: str, caller: Caller | None = None) -> Operation:
         """Cancel what has not ended: at once if no worker has it, else as soon as it notices.
 
         A finished operation comes back unchanged. Raises `Failure` RESOURCE_NOT_FOUND, and
         OPERATION_KIND_UNKNOWN for one that only a newer version can undo.
         """
         now_us = self._clock_us()
+        asking = caller or Caller("")
 
         def change(tx: Transaction) -> tuple[Operation, bool]:
             operation = tx.operation(operation_id)
@@ -246,6 +275,7 @@ class Operations:
                 raise errors.operation_kind_unknown(operation_id)
             if operation.state is State.RUNNING:
                 tx.request_cancel(operation_id, now_us)
+                tx.record(asking.entry(now_us, CANCEL, STARTED, operation))
                 failpoint("operation.cancel")
                 return replace(operation, cancel_requested=True, modified_at_us=now_us), False
             if operation.state is State.PENDING:
@@ -258,6 +288,7 @@ class Operations:
                     error=errors.operation_cancelled(),
                 )
                 tx.end_operation(operation)
+                tx.record(asking.entry(now_us, CANCEL, "OK", operation))
                 failpoint("operation.cancel")
                 return operation, True
             return operation, False

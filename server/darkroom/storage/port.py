@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from darkroom.domain.access import AccessBinding, Revocation
+from darkroom.domain.audit import AuditEntry
 from darkroom.domain.content import Content, ContentTotals
 from darkroom.domain.errors import Failure
 from darkroom.domain.finding import Finding
@@ -129,6 +130,9 @@ class Transaction(Protocol):
         `forget_at_us`.
         """
 
+    def record(self, entry: AuditEntry) -> None:
+        """Add an entry to the audit log."""
+
     def clear(self) -> None:
         """Delete every row of every table. Only for servers that live as long as a test run."""
 
@@ -189,6 +193,19 @@ class MetadataStore(Protocol):
 
     def revocations(self, since_us: int) -> list[Revocation]:
         """Those that were written since."""
+
+    def list_audit(
+        self,
+        after: tuple[int, str],
+        limit: int,
+        *,
+        subject_id: str = "",
+        resource_id: str = "",
+    ) -> list[AuditEntry]:
+        """Entries of the audit log behind (at_us, id), oldest first; of one subject or resource."""
+
+    def purge_audit(self, before_us: int, limit: int) -> int:
+        """Delete entries that are older; how many."""
 
     def forget_revocations(self, now_us: int) -> int:
         """Delete those that may be forgotten by now; how many."""

@@ -185,12 +185,26 @@ REVOKE = (
 REVOCATIONS = "SELECT mark, before_us, at_us FROM revocation WHERE at_us >= ?"
 FORGET_REVOCATIONS = "DELETE FROM revocation WHERE forget_at_us < ?"
 
+_AUDIT_COLUMNS = (
+    "at_us, subject_type, subject_id, action, result, reason, resource_id, folder_id, "
+    "operation_id, request_id, id"
+)
+INSERT_AUDIT = f"INSERT INTO audit ({_AUDIT_COLUMNS}) VALUES ({', '.join('?' * 11)})"
+AUDIT = (
+    f"SELECT {_AUDIT_COLUMNS} FROM audit WHERE (at_us, id) > (?, ?){{conditions}} "
+    "ORDER BY at_us, id LIMIT ?"
+)
+PURGE_AUDIT = (
+    "DELETE FROM audit WHERE (at_us, id) IN "
+    "(SELECT at_us, id FROM audit WHERE at_us < ? ORDER BY at_us LIMIT ?)"
+)
+
 # Whatever refers to other rows first.
 CLEAR = tuple(
     f"DELETE FROM {table}"
     for table in (
         *("idempotency_key", "operation", "access_binding", "resource", "content"),
-        *("secret_key", "revocation"),
+        *("secret_key", "revocation", "audit"),
     )
 )
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from darkroom.domain.access import AccessBinding, Revocation
+from darkroom.domain.audit import AuditEntry
 from darkroom.domain.content import Content, ContentTotals
 from darkroom.domain.finding import Finding
 from darkroom.domain.image import Image
@@ -81,6 +82,23 @@ class SqlStore(ABC):
 
     def revocations(self, since_us: int) -> list[Revocation]:
         return [Revocation(*row) for row in self._read(rows.REVOCATIONS, (since_us,))]
+
+    def list_audit(
+        self,
+        after: tuple[int, str],
+        limit: int,
+        *,
+        subject_id: str = "",
+        resource_id: str = "",
+    ) -> list[AuditEntry]:
+        wanted = {"subject_id": subject_id, "resource_id": resource_id}
+        given = {name: value for name, value in wanted.items() if value}
+        conditions = "".join(f" AND {name} = ?" for name in given)
+        sql = rows.AUDIT.format(conditions=conditions)
+        return [AuditEntry(*row) for row in self._read(sql, (*after, *given.values(), limit))]
+
+    def purge_audit(self, before_us: int, limit: int) -> int:
+        return self._change(rows.PURGE_AUDIT, (before_us, limit))[0]
 
     def forget_revocations(self, now_us: int) -> int:
         return self._change(rows.FORGET_REVOCATIONS, (now_us,))[0]

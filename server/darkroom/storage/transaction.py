@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from darkroom.domain import errors
 from darkroom.domain.access import MAX_BINDINGS, AccessBinding
+from darkroom.domain.audit import AuditEntry
 from darkroom.domain.content import Content
 from darkroom.domain.errors import Failure
 from darkroom.domain.operation import Lease, Operation, State
@@ -188,6 +189,9 @@ class SqlTransaction:
 
     def revoke(self, mark: str, before_us: int, now_us: int, forget_at_us: int) -> None:
         self._execute(rows.REVOKE, (mark, before_us, now_us, forget_at_us))
+
+    def record(self, entry: AuditEntry) -> None:
+        self._execute(rows.INSERT_AUDIT, astuple(entry))
 
     def clear(self) -> None:
         for statement in rows.CLEAR:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from darkroom.domain.audit import RETENTION_SECONDS as AUDIT_RETENTION_SECONDS
 from darkroom.domain.content import parse_content_id
 from darkroom.domain.operation import RETENTION_SECONDS
 from darkroom.imaging.contents import ContentStore
@@ -98,14 +99,19 @@ class Collector:
         scratch: Path,
         *,
         retention_seconds: int = RETENTION_SECONDS,
+        audit_retention_seconds: int = AUDIT_RETENTION_SECONDS,
         clock_us: Callable[[], int] = wall_clock_us,
         metrics: "Metrics | None" = None,
     ) -> None:
-        """Operations are kept for `retention_seconds` after they ended."""
+        """Operations are kept for `retention_seconds` after they ended.
+
+        Entries of the audit log are kept for `audit_retention_seconds`.
+        """
         self._store = store
         self._contents = contents
         self._scratch = scratch
         self._retention_seconds = retention_seconds
+        self._audit_retention_seconds = audit_retention_seconds
         self._clock_us = clock_us
         self._metrics = metrics
         self._rows = _Rounds(_ROUND_SECONDS)
@@ -137,6 +143,7 @@ class Collector:
         with _reported("rows", self._metrics) as report:
             # Contents last, here and below: their storage may be away.
             self._old_operations(report("operations"))
+            self._old_audit(report("audit"))
             report("revocations").count += self._store.forget_revocations(self._clock_us())
             self._unreferenced_contents(report("contents"))
 
@@ -188,6 +195,14 @@ class Collector:
             shutil.rmtree(self._scratch / name, ignore_errors=True)
             failpoint("scratch.removed")
             removed.add(size_bytes)
+
+    def _old_audit(self, removed: _Removed) -> None:
+        before_us = self._clock_us() - self._audit_retention_seconds * 1_000_000
+        for _ in range(_MAX_PURGES):
+            purged = self._store.purge_audit(before_us, _BATCH)
+            removed.count += purged
+            if purged < _BATCH:
+                break
 
     def _old_operations(self, removed: _Removed) -> None:
         before_us = self._clock_us() - self._retention_seconds * 1_000_000

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from darkroom.domain import errors
+from darkroom.domain.audit import AuditEntry
 from darkroom.domain.errors import Failure
 from darkroom.domain.operation import Claim, Operation, State
 from darkroom.domain.work import Interrupted, Reason
@@ -233,6 +234,7 @@ class Worker:
             response = rows(tx)
             if not tx.finish_leased(claim.lease, self._clock_us(), error=error, response=response):
                 raise _LeaseLost
+            tx.record(self._ended(operation, claim, error))
             failpoint("operation.commit")
 
         self._patiently(lambda: self._store.write(change))
@@ -240,6 +242,21 @@ class Worker:
         if self._metrics is not None:
             code = error.code.name if error is not None else "OK"
             self._metrics.operations_ended.labels(claim.operation.kind, code).inc()
+
+    def _ended(self, operation: Operation, claim: Claim, error: Failure | None) -> AuditEntry:
+        """What the audit log says of an end: in the name of who began it."""
+        return AuditEntry(
+            self._clock_us(),
+            "",
+            operation.created_by,
+            operation.kind,
+            error.code.name if error is not None else "OK",
+            error.reason if error is not None else "",
+            operation.resource_id,
+            operation.folder_id,
+            operation.id,
+            claim.payload.get(ORIGIN, {}).get("request_id", ""),
+        )
 
     def _patiently(self, act: Callable[[], T]) -> T:
         # The work is done and only its record is missing: worth waiting for a busy database

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from darkroom.api.access.iam import token_mark
 from darkroom.api.calls import Call
@@ -100,5 +101,11 @@ class Revocations:
     def revoke_token(self, claims: Claims, call: Call) -> None:
         """See the protocol."""
         mark, now_us = token_mark(claims), int(self._clock() * 1_000_000)
-        self._store.write(lambda tx: revoke(tx, mark, now_us))
+        entry = call.caller.entry(now_us, "token.revoke", "OK")
+
+        def change(tx: Transaction) -> None:
+            revoke(tx, mark, now_us)
+            tx.record(replace(entry, resource_id=claims.subject))
+
+        self._store.write(change)
         self._before_us[mark] = now_us

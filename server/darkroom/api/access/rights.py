@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from darkroom.api.access.denials import Denials
 from darkroom.api.access.directory import Directory, problem_with_binding
 from darkroom.api.authentication import Check
 from darkroom.api.calls import Call, Method
@@ -23,6 +24,7 @@ from darkroom.domain.access import (
     organization_users,
 )
 from darkroom.domain.disk import Disk
+from darkroom.domain.errors import Code, Failure
 from darkroom.domain.image import Image
 from darkroom.domain.operation import Operation
 from darkroom.domain.resource import Resource
@@ -38,6 +40,9 @@ _PLACES = {kind.NOUN.lower(): place for place, kind in _KINDS.items()}
 """Kinds of operations begin with the noun of what they are about."""
 _MAX_REMEMBERED = 10_000
 """Subjects whose rights are kept in memory."""
+
+_ALSO_RECORDED = ("/yandex.cloud.iam.v1.IamTokenService/CreateForServiceAccount",)
+"""Refusals of methods that change nothing, but matter as much."""
 
 Judge = Callable[["Rights", Call], None]
 
@@ -82,6 +87,7 @@ class RoleAuthorizer:
     ) -> None:
         self._store = store
         self._rules = rules
+        self._denials = Denials(store)
         self._cloud_id = cloud_id
         self._organization_id = organization_id
         self._remembered: tuple[Directory | None, dict[Subject, Rights]] = (None, {})
@@ -92,11 +98,18 @@ class RoleAuthorizer:
         if "access_bindings" in (fields := _fields(method)) or "access_binding_deltas" in fields:
             judges.append(_judge_granted)
 
+        changes = method.writes or method.path in _ALSO_RECORDED
+
         def check(call: Call) -> None:
             rights = self.rights(call.identity)
             call.may = rights.on_folder
-            for judge in judges:
-                judge(rights, call)
+            try:
+                for judge in judges:
+                    judge(rights, call)
+            except Failure as failure:
+                if changes and failure.code is Code.PERMISSION_DENIED:
+                    self._denials.record(call, method, failure)
+                raise
 
         return check
 
