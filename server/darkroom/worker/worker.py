@@ -234,7 +234,7 @@ class Worker:
             response = rows(tx)
             if not tx.finish_leased(claim.lease, self._clock_us(), error=error, response=response):
                 raise _LeaseLost
-            tx.record(self._ended(operation, claim, error))
+            tx.record(self._ended(claim, error))
             failpoint("operation.commit")
 
         self._patiently(lambda: self._store.write(change))
@@ -243,8 +243,9 @@ class Worker:
             code = error.code.name if error is not None else "OK"
             self._metrics.operations_ended.labels(claim.operation.kind, code).inc()
 
-    def _ended(self, operation: Operation, claim: Claim, error: Failure | None) -> AuditEntry:
+    def _ended(self, claim: Claim, error: Failure | None) -> AuditEntry:
         """What the audit log says of an end: in the name of who began it."""
+        operation = claim.operation
         return AuditEntry(
             self._clock_us(),
             "",
