@@ -14,8 +14,8 @@ from database_server import database_server
 from object_server import ObjectServer
 
 _SOURCE_BYTES = 256 * 1024
-# Only where the scratch folder is on another file system, and where the schema is old.
-_NOWHERE = {"content.copied", "schema.migrate"}
+# Only where the scratch folder is on another file system, where the schema is old, and in backups.
+_NOWHERE = {"content.copied", "schema.migrate", "backup.content", "backup.copied", "restore.file"}
 _LOCAL = {"content.link", "content.linked", "content.stored"}
 _S3 = {
     *("content.create", "content.created", "content.part", "content.complete"),

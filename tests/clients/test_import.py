@@ -165,7 +165,7 @@ def missing(folder: Path, disk: Path) -> None:
         (xml, "IMAGE_IS_A_PAGE"),
         (empty, "SOURCE_EMPTY"),
         (archive, "IMAGE_IS_AN_ARCHIVE"),
-        (truncated, "IMAGE_CORRUPT"),
+        (truncated, "IMAGE_TRUNCATED"),
         (backed, "IMAGE_HAS_BACKING_FILE"),
         (external, "IMAGE_HAS_DATA_FILE"),
         (snapshot, "IMAGE_HAS_SNAPSHOTS"),

@@ -275,6 +275,7 @@ def test_what_cannot_be_examined_is_no_verdict(
         fsck = Fsck(capsys, tmp_path / "elsewhere")
     elif prepare == "newer":
         house.sql(f"PRAGMA user_version = {migrations.latest() + 1}")
+        house.sql(f"UPDATE schema_version SET oldest_program = {migrations.latest() + 1}")
     else:
         house.settings.sqlite_path.write_bytes(b"not a database, but long enough" * 100)
     status, said = fsck()

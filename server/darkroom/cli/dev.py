@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from darkroom import config
+from darkroom.cli import signals
 from darkroom.cli.command import Subparsers
 from darkroom.cli.seaweedfs import (
     LOOPBACK,
@@ -103,8 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the stack until it is interrupted; 0 then, 1 if a part of it fails."""
     settings = config.load(arguments)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
+    signals.on(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop.set))
     try:
         with ExitStack() as ending:
             _run(arguments.stack_dir, settings, arguments.storage_port, stop, ending)

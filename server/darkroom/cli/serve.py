@@ -14,7 +14,7 @@ from darkroom.api import catalog_file
 from darkroom.api.access.modes import Access, access
 from darkroom.api.readiness import Readiness
 from darkroom.api.server import Server, build_server, build_tls_server, certificate_files
-from darkroom.cli import control
+from darkroom.cli import control, signals
 from darkroom.cli.command import Subparsers
 from darkroom.cli.drain import drain
 from darkroom.cli.patience import patiently
@@ -58,8 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         test_run = control.Control(arguments.control_fd)
     logs.configure(settings.log_level, settings.log_format)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    signals.on({signal.SIGTERM: stop.set, signal.SIGINT: stop.set})
     try:
         entries = catalog_file.read(settings)
         watched = wiring.instruments(settings, "serve")

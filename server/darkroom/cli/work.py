@@ -5,10 +5,10 @@ import logging
 import signal
 import sys
 import threading
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from darkroom import config, wiring
+from darkroom.cli import signals
 from darkroom.cli.command import Subparsers
 from darkroom.cli.patience import patiently
 from darkroom.telemetry import logs
@@ -53,15 +53,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     worker = wiring.worker(deployment, arguments.owner or new_owner(), watched)
 
-    def drain(_number: int, _frame: FrameType | None) -> None:
-        worker.drain()
-
-    def stop_claiming(_number: int, _frame: FrameType | None) -> None:
-        worker.stop_claiming()
-
-    signal.signal(STOP_CLAIMING, stop_claiming)
-    signal.signal(signal.SIGTERM, drain)
-    signal.signal(signal.SIGINT, drain)
+    signals.on(
+        {
+            STOP_CLAIMING: worker.stop_claiming,
+            signal.SIGTERM: worker.drain,
+            signal.SIGINT: worker.drain,
+        }
+    )
     log.info("working")
     worker.run_forever()
     watched.close()

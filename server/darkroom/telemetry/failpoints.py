@@ -40,7 +40,10 @@ _COLLECTION = (
     *("content.deleted", "orphan.delete", "orphan.deleted", "scratch.remove", "scratch.removed"),
     *("operation.purge", "operation.purged"),
 )
-POINTS = frozenset((*_CALLS, *_SUPERVISION, *_WORK, *_LOCAL_CONTENTS, *_S3_CONTENTS, *_COLLECTION))
+_UPKEEP = ("backup.content", "backup.copied", "restore.file")
+POINTS = frozenset(
+    (*_CALLS, *_SUPERVISION, *_WORK, *_LOCAL_CONTENTS, *_S3_CONTENTS, *_COLLECTION, *_UPKEEP)
+)
 """Every point that there is."""
 
 
