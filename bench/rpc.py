@@ -19,6 +19,9 @@ from pathlib import Path
 
 import grpc
 
+from darkroom.api.access.account_files import AccountFiles
+from darkroom.api.access.modes import issuer
+from darkroom.config import Settings
 from darkroom.domain.content import Content
 from darkroom.domain.ids import new_id
 from darkroom.domain.image import Image, Status
@@ -36,10 +39,14 @@ def framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def load(address: str, method: str, body: Path, calls: int, connections: int) -> tuple[float, int]:
+def load(
+    address: str, method: str, body: Path, calls: int, connections: int, token: str = ""
+) -> tuple[float, int]:
     """Calls per second by h2load, and the bytes of reply bodies it received."""
     command = ["taskset", "-c", "1", "h2load", "-n", str(calls), "-c", str(connections), "-m", "4"]
     command += ["-d", str(body), "-H", "content-type: application/grpc", "-H", "te: trailers"]
+    if token:
+        command += ["-H", f"authorization: Bearer {token}"]
     output = subprocess.run(
         [*command, f"http://{address}{method}"], check=True, capture_output=True, text=True
     ).stdout
@@ -62,6 +69,7 @@ def compare(
     pairs: int,
     calls: int,
     folder: Path,
+    token: str = "",
 ) -> Ratio:
     """Median of `pairs` interleaved pairs; all replies together are as long as good ones are.
 
@@ -75,7 +83,7 @@ def compare(
     for number in range(pairs + 1):
         bare_rate, bare_data = load(bare.address, method, body, calls, 8)
         assert bare_data == calls * len(framed(b"")), f"{title}: the yardstick answers errors"
-        our_rate, data = load(ours.address, method, body, calls, 8)
+        our_rate, data = load(ours.address, method, body, calls, 8, token)
         assert abs(data - expected) < expected * 0.02, f"{title}: {data} bytes, not {expected}"
         if number:  # the first pair warms both up
             figures.append((our_rate, bare_rate))
@@ -106,7 +114,15 @@ def main() -> int:
             traced_data, "--tracing-endpoint", stack.enter_context(sink()), "--tracing-ratio=0.01"
         )
         traced = stack.enter_context(running(traced_command, folder / "traced.log", cpu=0))
+        guarded_data = folder / "guarded"
+        account_id, _ = AccountFiles(guarded_data / "access").create(
+            "bench", ["viewer"], [], user=False
+        )
+        guarded_command = server_command(guarded_data, "--auth-mode", "iam")
+        guarded = stack.enter_context(running(guarded_command, folder / "guarded.log", cpu=0))
+        token, _ = issuer(Settings(data_dir=guarded_data)).issue(account_id)
         image_id = seed(folder / "data")
+        seed(guarded_data, image_id)
         seed(counted_data, image_id)
         seed(traced_data, image_id)
         channel = stack.enter_context(grpc.insecure_channel(ours.address))
@@ -125,6 +141,10 @@ def main() -> int:
                 *(0.55, "Get", get, arguments.calls, traced),
             ),
             (
+                "the same with a token and a role, --auth-mode iam",
+                *(0.4, "Get", get, arguments.calls, guarded),
+            ),
+            (
                 "Create from image_id / bare handler, same rows",
                 *(0.6, "Create", create, arguments.calls // 4, ours),
             ),
@@ -138,6 +158,7 @@ def main() -> int:
                     pairs=arguments.pairs,
                     calls=calls,
                     folder=folder,
+                    token=token if server is guarded else "",
                 )
             )
     return report(ratios)
