@@ -5,8 +5,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
-# Tests start real servers and wait for them more than half of the time; conversions are real work.
-TEST_PROCESSES ?= $(shell echo $$(( $$(nproc) * 3 / 2 )))
+# Tests start real servers and wait for them a lot, but conversions are real work too.
+TEST_PROCESSES ?= $(shell nproc)
 PYTEST_ARGUMENTS ?=
 RUN_ARGUMENTS ?=
 DEMO_ARGUMENTS ?=
