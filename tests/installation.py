@@ -140,7 +140,12 @@ class Installation:
         """End whatever is left of it, by pid, and look at every line that it has logged."""
         if self.process is not None and self.process.poll() is None:
             below = descendants(self.process.pid)
-            self.kill(signal.SIGTERM)
+            try:
+                self.kill(signal.SIGTERM)
+            except subprocess.TimeoutExpired:
+                self.process.kill()  # that fails the test, but must not outlive it
+                self.process.wait()
+                raise
             assert not [pid for pid in below if alive(pid)]
         if self.log_path.exists():
             check_all(self.log_text())
