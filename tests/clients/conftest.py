@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from clients.environments import YANDEXCLOUD, copy, environment, pip
+from clients.gateways import Gateway, gateway
 from installation import Installation, installation
 from object_server import ObjectServer
 
@@ -82,3 +83,18 @@ def shared(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = copy(base, tmp_path_factory.mktemp("shared") / "venv")
     pip(python, "install", "--no-deps", "--no-index", str(wheel))
     return python
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Without workers: an import waits."""
+    folder = tmp_path_factory.mktemp("server")
+    with installation(folder, "http://127.0.0.1:9", DARKROOM_WORKERS="0") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def front(server: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The gateway before it."""
+    with gateway(tmp_path_factory.mktemp("gateway"), server.address) as running:
+        yield running

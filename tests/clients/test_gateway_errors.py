@@ -22,7 +22,7 @@ from darkroom.domain.errors import (
     Quota,
     Resource,
 )
-from installation import Installation, installation
+from installation import Installation
 
 TYPE = "type.googleapis.com/"
 IMAGES = "/compute/v1/images"
@@ -33,17 +33,8 @@ READ_ADVICE = (
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Without workers: an import waits."""
-    folder = tmp_path_factory.mktemp("server")
-    with installation(folder, "http://127.0.0.1:9", DARKROOM_WORKERS="0") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def rest(server: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), server.address) as running:
-        yield running
+def rest(front: Gateway) -> Gateway:
+    return front
 
 
 def info(reason: str, **metadata: str) -> dict[str, Any]:

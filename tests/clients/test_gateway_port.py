@@ -24,24 +24,11 @@ from darkroom.config import SettingError, Settings, load
 from darkroom.gateway.envoy import configuration
 from darkroom_pb.yandex.cloud.compute.v1 import disk_service_pb2, disk_service_pb2_grpc
 from darkroom_pb.yandex.cloud.endpoint import api_endpoint_pb2, api_endpoint_service_pb2
-from installation import Installation, installation
+from installation import Installation
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(darkroom_pb.__file__).parent
 DISCOVERY = "/yandex.cloud.endpoint.ApiEndpointService"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    folder = tmp_path_factory.mktemp("server")
-    with installation(folder, "http://127.0.0.1:9", DARKROOM_WORKERS="0") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def front(server: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), server.address) as running:
-        yield running
 
 
 def bindings() -> Iterator[tuple[str, str, str]]:
