@@ -1,24 +1,30 @@
 """What a process does when it is signalled."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from queue import SimpleQueue
 
 
 def on(actions: Mapping[signal.Signals, Callable[[], object]]) -> None:
     """From now on do what a signal is mapped to, in a thread of its own.
 
-    Python runs a handler between any two steps of the main thread, also inside another handler or
-    while the thread holds a lock: an action that sets an `Event` there may wait for itself for
-    ever. Call this from the main thread.
+    Not in a handler: Python runs those between any two steps of the main thread, also inside
+    another handler or while the thread holds a lock, so that an action which sets an `Event` may
+    wait for itself for ever. Nor does a handler run at all while the main thread waits for a lock,
+    if the kernel gave the signal to another thread, as it does when one comes on the heels of
+    another. The byte that the interpreter writes at once, whichever thread it is in, does without
+    both. Call this once, from the main thread.
     """
-    arrived: SimpleQueue[int] = SimpleQueue()  # the one queue that a handler may put into
+    arrived, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
 
     def act() -> None:
-        while True:
-            actions[signal.Signals(arrived.get())]()
+        while numbers := os.read(arrived, 1):
+            if action := actions.get(signal.Signals(numbers[0])):
+                action()
 
     threading.Thread(target=act, name="signals", daemon=True).start()
     for number in actions:
-        signal.signal(number, lambda given, _frame: arrived.put(given))
+        signal.signal(number, lambda _number, _frame: None)
