@@ -14,6 +14,7 @@ import kubernetes_validate
 import yaml
 
 from darkroom import config
+from darkroom.api.health import LIVENESS
 from darkroom.cli.drain import LEASE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,13 +78,33 @@ def _pod_problems(deployment: Document, settings: config.Settings) -> Iterator[s
     (container,) = pod["containers"]
     drain_seconds = LEASE_SECONDS
     if container["args"] == ["serve"]:
+        drain_seconds += _pre_stop_seconds(container)
         drain_seconds += settings.drain_seconds + settings.grace_seconds
-        probe = container["readinessProbe"]
-        noticed_seconds = probe["periodSeconds"] * probe["failureThreshold"]
-        if settings.drain_seconds <= noticed_seconds + probe["timeoutSeconds"]:
-            yield f"{name}: it refuses calls before its probe says so"
+        for problem in _probe_problems(container, settings):
+            yield f"{name}: {problem}"
     if pod["terminationGracePeriodSeconds"] <= drain_seconds:
         yield f"{name}: it is killed before it has drained, which may take {drain_seconds:g} s"
+
+
+def _pre_stop_seconds(container: Document) -> float:
+    """How long its hook takes. Raises `ValueError` for one that is no `sleep`."""
+    program, *seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    if program != "sleep":
+        raise ValueError(f"{program} takes nobody knows how long")
+    return sum(map(float, seconds))
+
+
+def _probe_problems(container: Document, settings: config.Settings) -> Iterator[str]:
+    port = next(each["containerPort"] for each in container["ports"] if each["name"] == "grpc")
+    wanted = {"startupProbe": LIVENESS, "livenessProbe": LIVENESS, "readinessProbe": ""}
+    for probe, service in wanted.items():
+        asked = container[probe].get("grpc", {})
+        if (asked.get("port"), asked.get("service", "")) != (port, service):
+            yield f"{probe} must ask gRPC on port {port} for the service {service!r}"
+    readiness = container["readinessProbe"]
+    noticed_seconds = readiness["periodSeconds"] * readiness["failureThreshold"]
+    if settings.drain_seconds <= noticed_seconds + readiness["timeoutSeconds"]:
+        yield "it refuses calls before its probe says so"
 
 
 if __name__ == "__main__":

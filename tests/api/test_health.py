@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from api.client import Client, refused, until
 from api.conftest import LogLines, Starter
+from darkroom.api.health import LIVENESS
 from darkroom.api.readiness import Readiness
 from darkroom.api.reflection import served_index
 from darkroom.api.server import Server
@@ -66,6 +67,16 @@ def test_health_says_whether_what_is_written_can_be_kept(
         until(lambda: check(client, "") == Status.SERVING, "SERVING again")
     readiness.stop()
     assert check(client, "") == Status.NOT_SERVING
+
+
+def test_what_restarts_a_server_is_neither_its_drain_nor_its_database(
+    server: Server, client: Client
+) -> None:
+    server.set_serving(False)
+    assert check(client, LIVENESS) == Status.SERVING
+    server.refuse_new_calls()
+    assert check(client, "") == Status.NOT_SERVING
+    assert check(client, LIVENESS) == Status.SERVING
 
 
 def test_health_of_an_unknown_service_is_not_found(client: Client) -> None:
@@ -231,6 +242,7 @@ def test_a_probe_asks_once_and_tells_by_its_status(
     assert status("--service", "absent") == 1
     assert "NOT_FOUND" in capfd.readouterr().err
     server.set_serving(False)
+    assert status("--service", LIVENESS) == 0
     assert status() == 1
     assert "NOT_SERVING" in capfd.readouterr().err
     server.stop(0)

@@ -1,5 +1,8 @@
 """grpc.health.v1: NOT_SERVING until told otherwise, overall and for each service.
 
+Besides, `liveness` is SERVING for as long as the server answers at all: while it waits for its
+database and while it drains, too, when a restart would only do harm.
+
 Not with grpcio-health-checking's servicer: it holds its lock while it waits for a message to be
 sent, and takes the same lock when a watch ends, on the thread that would tell it that the message
 was sent. One watch that ends at the wrong moment then stops the whole server.
@@ -20,6 +23,8 @@ from darkroom.api.status import answer, refusal
 from darkroom.domain import errors
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"]
+LIVENESS = "liveness"
+"""What probes ask for that decide whether the process is restarted."""
 _OVERALL = ""
 _STATES = health_pb2.HealthCheckResponse
 
@@ -62,7 +67,7 @@ class Health:
 
     def __init__(self, services: Iterable[str], alarms: Alarms) -> None:
         """`alarms` bounds how long a watching client may take to receive a message."""
-        self._services = frozenset((_OVERALL, *services))
+        self._services = frozenset((_OVERALL, LIVENESS, *services))
         self._alarms = alarms
         self._serving = False
         self._shut_down = False
@@ -87,7 +92,8 @@ class Health:
     def _state(self, service: str) -> "health_pb2.HealthCheckResponse.ServingStatus":
         if service not in self._services:
             return _STATES.SERVICE_UNKNOWN
-        return _STATES.SERVING if self._serving else _STATES.NOT_SERVING
+        serving = self._serving or service == LIVENESS
+        return _STATES.SERVING if serving else _STATES.NOT_SERVING
 
     def check(self, call: Call) -> health_pb2.HealthCheckResponse:
         if call.request.service not in self._services:

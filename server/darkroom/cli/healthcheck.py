@@ -19,7 +19,10 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     config.add_arguments(parser, ("listen",))
     parser.add_argument(
-        "--service", default="", metavar="NAME", help="a service's full name; default: all of them"
+        "--service",
+        default="",
+        metavar="NAME",
+        help="a service's full name, or `liveness`; default: all services",
     )
     parser.add_argument(
         "--timeout", type=float, default=2.0, metavar="SECONDS", help="wait this long at most"
