@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -247,9 +248,11 @@ def _dead(store: MetadataStore, names: Iterable[str]) -> list[str]:
 def _occupied_bytes(folder: Path) -> int:
     """What the files below a folder take on the disk; those that go meanwhile take nothing."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.lstat().st_blocks * _BLOCK_BYTES
+    # Unlike Path.rglob() it passes over folders that another collector removes under its feet.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_blocks * _BLOCK_BYTES
     return total
 
 
