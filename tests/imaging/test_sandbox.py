@@ -304,6 +304,34 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 @needs_python
 def test_is_gone_at_once_when_cancelled(sandbox: Sandbox, room: Room) -> None:
+    assert cancelled(sandbox, room)
+
+
+@needs_python
+def test_dies_with_its_parent(sandbox: Sandbox, room: Room) -> None:
+    assert orphaned(sandbox, room)
+
+
+@pytest.fixture
+def half_made(room: Room, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """Bubblewrap before its processes have tied themselves to one another: none ends another."""
+    program = room.output / "bwrap"
+    program.write_text("#!/bin/sh\nsleep 60 &\necho up\nwait\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", str(room.output), prepend=os.pathsep)
+    return Sandbox(Confinement.BUBBLEWRAP)
+
+
+def test_a_half_made_sandbox_is_gone_when_cancelled(half_made: Sandbox, room: Room) -> None:
+    assert len(cancelled(half_made, room)) == 4  # two that watch, and two of bubblewrap
+
+
+def test_a_half_made_sandbox_dies_with_its_parent(half_made: Sandbox, room: Room) -> None:
+    assert len(orphaned(half_made, room)) == 4
+
+
+def cancelled(sandbox: Sandbox, room: Room) -> list[psutil.Process]:
+    """The processes of a sandbox that was told to stop: they are gone."""
     pulled: list[float] = []
     running: list[psutil.Process] = []
     # Servers of other tests live in this process's care too.
@@ -320,12 +348,12 @@ def test_is_gone_at_once_when_cancelled(sandbox: Sandbox, room: Room) -> None:
     with pytest.raises(Interrupted):
         room.python(sandbox, SLEEPER, on_output=pull)
     assert time.monotonic() - pulled[0] < STOPPED_SECONDS
-    assert running
     assert_gone(running)
+    return running
 
 
-@needs_python
-def test_dies_with_its_parent(sandbox: Sandbox, room: Room) -> None:
+def orphaned(sandbox: Sandbox, room: Room) -> list[psutil.Process]:
+    """The processes of a sandbox whose parent was killed: they are gone."""
     program = f"""
         from pathlib import Path
         from imaging.test_sandbox import Room, Sandbox, Confinement, SLEEPER
@@ -343,8 +371,8 @@ def test_dies_with_its_parent(sandbox: Sandbox, room: Room) -> None:
         assert parent.stdout.readline() == b"up\n"
         running = descendants(parent.pid)
         parent.kill()
-    assert running
     assert_gone(running)
+    return running
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
@@ -377,7 +405,6 @@ def test_works_without_being_root(room: Room) -> None:
         limits={"RLIMIT_CORE": 0},
         landlock=True,
         owned=["."],
-        parent=0,
     )
     script = Path(confine.__file__).read_text()
     ended = subprocess.run(

@@ -22,7 +22,6 @@ NOBODY = 65534
 CONFINED = "confined\n"
 """Written to standard error as the last thing before the command takes over."""
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_SECCOMP = 22
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
@@ -89,8 +88,6 @@ class Request:
     """Whether Landlock is a must; if not, it is used where the kernel has it."""
     owned: list[str]
     """What the unprivileged user must own: root hands it over before it stops being root."""
-    parent: int
-    """Process that this one must not outlive, 0 for none."""
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -217,11 +214,6 @@ def confine_and_run(request: Request) -> None:
     if ruleset is None and request.landlock:
         raise OSError(errno.EOPNOTSUPP, "Landlock is missing")
     _become_nobody(request.owned)
-    if request.parent:
-        # After the change of user, which clears it.
-        _call(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "pdeathsig")
-        if os.getppid() != request.parent:
-            raise OSError(errno.ESRCH, "the parent is gone")
     _drop_capabilities()
     _call(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     for name, value in request.limits.items():

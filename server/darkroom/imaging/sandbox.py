@@ -2,11 +2,13 @@
 
 import contextlib
 import enum
+import fcntl
 import json
 import logging
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,21 @@ _SYSTEM_FOLDERS = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
 _INPUT = "/in"
 _OUTPUT = "/out"
 _SCRIPT = "/confine.py"
+_FIRST_DESCRIPTOR = 10
+_KEEPER = """
+exec 3<&0 </dev/null
+(read -r end; kill -KILL 0) <&3 >/dev/null 2>&1 &
+"$@" 3<&-
+code=$?
+kill -KILL $!
+wait
+exit $code
+"""
+"""Runs a command and kills its whole process group when standard input ends.
+
+Asking the kernel to do so (PR_SET_PDEATHSIG) is not enough: bubblewrap's processes do it some time
+after they were started, and who loses its parent before that stays for ever.
+"""
 
 
 class Confinement(enum.Enum):
@@ -76,7 +93,7 @@ class Outcome:
     """How a command ended. Its output is for our eyes: it may hold anything, so never a user's."""
 
     exit_code: int
-    """Negative or above 128: ended by a signal."""
+    """Above 128, or negative where all of the sandbox was killed: ended by a signal."""
     timed_out: bool
     """Stopped because of its wall-clock limit."""
     output: str
@@ -136,16 +153,16 @@ class Sandbox:
         """Run a command that may read the file `source` and write into the folder `output`, if any.
 
         Its program must be below /usr. `on_output` hears standard output as it comes. Blocks the
-        calling thread, which the command does not outlive: killed with its children when the
-        watch is set, when its time is over, and when this process dies. When this returns or
-        raises, every one of them has closed its files.
+        calling thread. The command is killed with everything that was started for it when the
+        watch is set, when its time is over, and when this process dies, at whatever moment. When
+        this returns or raises, every one of them has closed its files.
 
         Raises `Interrupted`; `Failure` SANDBOX_UNAVAILABLE, also where the set-up fails.
         """
         self.ensure_available()
         watch.check()
         with contextlib.ExitStack() as stack:
-            descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = _opened(source)
             stack.callback(os.close, descriptor)
             if self.confinement is Confinement.BUBBLEWRAP:
                 arguments = _bubblewrapped(build_command, source, output, limits)
@@ -187,6 +204,15 @@ class _NoWatch:
         pass
 
 
+def _opened(source: Path) -> int:
+    """A descriptor to read from, with a number that the keeper's shell does not use itself."""
+    descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR)
+    finally:
+        os.close(descriptor)
+
+
 def _interpreter() -> str:
     return os.path.realpath(sys.executable)
 
@@ -218,10 +244,10 @@ def _bubblewrapped(
         limits=limits.to_resources(),
         landlock=False,
         owned=[],
-        parent=0,
     )
     arguments = [shutil.which("bwrap") or "bwrap"]
-    arguments += ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+    # No --new-session: that would take them out of the process group. They have no terminal anyway.
+    arguments += ["--unshare-all", "--die-with-parent", "--clearenv"]
     for name, value in _ENVIRONMENT.items():
         arguments += ["--setenv", name, value]
     arguments += ["--hostname", "sandbox"]
@@ -253,7 +279,6 @@ def _launched(
         limits=limits.to_resources(),
         landlock=confinement is Confinement.LANDLOCK,
         owned=[given, "."] if output else [given],
-        parent=os.getpid(),
     )
     return _launcher(str(Path(confine.__file__).resolve()), request)
 
@@ -269,8 +294,8 @@ def _supervise(
     timed_out = False
     captured = {"output": bytearray(), "complaints": bytearray()}
     process = subprocess.Popen(
-        arguments,
-        stdin=subprocess.DEVNULL,
+        ["/bin/sh", "-c", _KEEPER, "keeper", *arguments],
+        stdin=subprocess.PIPE,  # nothing is ever written: it ends when this process does
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=_ENVIRONMENT,
@@ -302,7 +327,8 @@ def _supervise(
                 timed_out = time.monotonic() > deadline
                 watch.event.wait(_POLL_SECONDS / 10)
         finally:
-            process.kill()
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
             _drain(selector)
     return Outcome(
         process.returncode,
