@@ -463,7 +463,12 @@ class Settings:
     @property
     def access_folder(self) -> Path:
         """Where accounts, groups and roles are."""
-        return Path(self.access_dir) if self.access_dir else self.data_dir / "access"
+        return Path(self.access_dir) if self.access_dir else self.own_access_folder
+
+    @property
+    def own_access_folder(self) -> Path:
+        """The access folder that is part of the installation, and of its backups."""
+        return self.data_dir / "access"
 
     @property
     def reflects(self) -> bool:

@@ -121,6 +121,7 @@ def places(settings: Settings) -> Places:
         contents=settings.contents_path,
         secret_key=settings.secret_key_path,
         certificates=settings.certificate_folder,
+        access=settings.own_access_folder,
     )
 
 

@@ -60,15 +60,16 @@ def test_tokens_for_others_and_revoked_ones_are_recorded(
     )
     refused(lambda: tokens.CreateForServiceAccount(request, **client.as_("cloud-editor")))
     admin = client.as_("cloud-admin")
-    tokens.CreateForServiceAccount(request, **admin)
+    other = tokens.CreateForServiceAccount(request, **admin).iam_token
     token = admin["metadata"][0][1].removeprefix("Bearer ")
     tokens.Revoke(iam_token_service_pb2.RevokeIamTokenRequest(iam_token=token), **admin)
     found = [(each.subject_id, each.action, each.result) for each in log(store)]
     assert found == [
         ("cloud-editor", "iamtoken.create_for_service_account", "PERMISSION_DENIED"),
+        ("cloud-admin", "iamtoken.create_for_service_account", "OK"),
         ("cloud-admin", "token.revoke", "OK"),
     ]
-    assert token not in str(log(store))
+    assert token not in str(log(store)) and other not in str(log(store))
 
 
 def test_a_cancel_is_recorded_by_who_asked_for_it(store: SqliteStore) -> None:

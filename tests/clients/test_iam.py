@@ -200,6 +200,13 @@ def test_an_account_lives_through_the_command_line(folder: Path, served: Install
     assert call(served, LIST, images, token) == {}
     darkroom(folder, "account", "delete", "bob")
     until(lambda: call(served, LIST, images, token) == "Unauthenticated", "it ends with bob")
+    lines = darkroom(folder, "audit", "--json", "--resource", bob["id"]).splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [each["action"].removeprefix("account.") for each in entries] == [
+        *("create", "token", "revoke", "create_key", "delete_key", "delete")
+    ]
+    assert {each["subject_id"] for each in entries} == {f"uid {os.getuid()}"}
+    assert darkroom(folder, "audit", "--resource", digest(second)).count("account.create_key") == 1
 
 
 @pytest.mark.parametrize(

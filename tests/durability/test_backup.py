@@ -82,14 +82,18 @@ def test_what_is_restored_is_what_was_backed_up(
     backup, restored = tmp_path / "backup", tmp_path / "restored"
     house.settings.certificate_folder.mkdir()
     (house.settings.certificate_folder / "ca.pem").write_text("authority")
+    house.settings.access_folder.mkdir()
+    (house.settings.access_folder / "ci.yaml").write_text("account")
+    (house.settings.access_folder / ".al.yaml.1").write_text("half")
     before = rows(house.settings.sqlite_path)
     assert shell("backup", backup, "--data-dir", house.data, *how) == 0
     assert "1 contents" in shell.said and "holds the secret key" in shell.said
     content = f"contents/{STORED}.qcow2"
-    assert files(backup) == {MANIFEST, "metadata.sqlite", "secret.key", "tls/ca.pem", content}
+    copied = ("secret.key", "tls/ca.pem", "access/ci.yaml", content)
+    assert files(backup) == {MANIFEST, "metadata.sqlite", *copied}
     assert shell("restore", backup, "--data-dir", restored) == 0, shell.said
     assert rows(restored / "metadata.sqlite") == before
-    for name in ("secret.key", "tls/ca.pem", content):
+    for name in copied:
         assert (restored / name).read_bytes() == (house.data / name).read_bytes()
     modes = {each: stat.S_IMODE((restored / each).stat().st_mode) for each in files(restored)}
     assert modes.pop(content) == 0o400 and set(modes.values()) == {0o600}

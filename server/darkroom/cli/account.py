@@ -5,17 +5,20 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from darkroom import config, wiring
 from darkroom.api.access.account_files import AccountError, AccountFiles
+from darkroom.api.access.directory import digest
 from darkroom.api.access.iam import account_mark, credential_mark
 from darkroom.api.access.modes import issuer
 from darkroom.api.access.revocations import revoke
 from darkroom.cli.command import Subparsers
 from darkroom.config import Settings
 from darkroom.domain.audit import OPERATOR, AuditEntry
+from darkroom.domain.ids import new_id
 from darkroom.storage.port import Transaction
 
 _SETTINGS = ("data_dir", "database_url", "secret_key_file", "access_dir", "token_lifetime")
@@ -79,18 +82,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _create(arguments: argparse.Namespace, _settings: Settings, accounts: AccountFiles) -> None:
+def _create(arguments: argparse.Namespace, settings: Settings, accounts: AccountFiles) -> None:
     _check_output(arguments.output)
     account_id, secret = accounts.create(
         arguments.account, arguments.role, arguments.on_folder, user=arguments.user
     )
+    _record(settings, "account.create", account_id)
     print(f"account {account_id} made", file=sys.stderr)
     _hand_out(secret, arguments.output)
 
 
-def _create_key(arguments: argparse.Namespace, _settings: Settings, accounts: AccountFiles) -> None:
+def _create_key(arguments: argparse.Namespace, settings: Settings, accounts: AccountFiles) -> None:
     _check_output(arguments.output)
-    _hand_out(accounts.create_key(accounts.found(arguments.account)), arguments.output)
+    account = accounts.found(arguments.account)
+    secret = accounts.create_key(account)
+    credential_id = digest(secret) if isinstance(secret, str) else secret["id"]
+    _record(settings, "account.create_key", account.id, credential_id)
+    _hand_out(secret, arguments.output)
 
 
 def _check_output(path: Path | None) -> None:
@@ -146,17 +154,21 @@ def _delete_key(arguments: argparse.Namespace, settings: Settings, accounts: Acc
     if not accounts.directory().credential_of(account.id, arguments.key):
         raise AccountError(f"account {account.id} has no key {arguments.key}")
     # First what is in force on every server at once, whoever keeps the file.
-    _revoke(settings, credential_mark(arguments.key), credential=True)
+    marks = [credential_mark(arguments.key)]
+    _record(settings, "account.delete_key", account.id, arguments.key, credentials=marks)
     accounts.delete_key(account, arguments.key)
 
 
 def _delete(arguments: argparse.Namespace, settings: Settings, accounts: AccountFiles) -> None:
     account = accounts.found(arguments.account)
     directory = accounts.directory()
-    for key in [*directory.keys, *directory.tokens]:
-        if directory.credential_of(account.id, key):
-            _revoke(settings, credential_mark(key), credential=True)
-    _revoke(settings, account_mark(account.id))
+    marks = [
+        credential_mark(key)
+        for key in [*directory.keys, *directory.tokens]
+        if directory.credential_of(account.id, key)
+    ]
+    ended = account_mark(account.id)
+    _record(settings, "account.delete", account.id, credentials=marks, issued=ended)
     accounts.delete(account)
 
 
@@ -164,10 +176,27 @@ def _revoke_all(arguments: argparse.Namespace, settings: Settings, accounts: Acc
     account_id = arguments.account
     if not arguments.federated:
         account_id = accounts.found(account_id).id
-    _revoke(settings, account_mark(account_id))
+    _record(settings, "account.revoke", account_id, issued=account_mark(account_id))
 
 
-def _revoke(settings: Settings, mark: str, *, credential: bool = False) -> None:
+def _token(arguments: argparse.Namespace, settings: Settings, accounts: AccountFiles) -> None:
+    account = accounts.found(arguments.account)
+    token, _ = issuer(settings).issue(account.id)
+    _record(settings, "account.token", account.id)
+    print(token)
+
+
+def _record(
+    settings: Settings,
+    action: str,
+    *resource_ids: str,
+    credentials: Sequence[str] = (),
+    issued: str = "",
+) -> None:
+    """Write who did it into the audit log, an entry for each resource, and what it makes worthless.
+
+    Before any secret is shown: nobody has one that the log knows nothing of.
+    """
     try:
         store = wiring.open_existing_store(settings)
     except FileNotFoundError:
@@ -176,19 +205,17 @@ def _revoke(settings: Settings, mark: str, *, credential: bool = False) -> None:
         now_us = time.time_ns() // 1000
 
         def change(tx: Transaction) -> None:
-            revoke(tx, mark, now_us, credential=credential)
-            subject_id = f"uid {os.getuid()}"
-            entry = AuditEntry(now_us, OPERATOR, subject_id, "account.revoke", "OK")
-            tx.record(replace(entry, resource_id=mark))
+            for mark in credentials:
+                revoke(tx, mark, now_us, credential=True)
+            if issued:
+                revoke(tx, issued, now_us)
+            entry = AuditEntry(now_us, OPERATOR, f"uid {os.getuid()}", action, "OK")
+            for resource_id in resource_ids:
+                tx.record(replace(entry, resource_id=resource_id, id=new_id()))
 
         store.write(change)
     finally:
         store.close()
-
-
-def _token(arguments: argparse.Namespace, settings: Settings, accounts: AccountFiles) -> None:
-    token, _ = issuer(settings).issue(accounts.found(arguments.account).id)
-    print(token)
 
 
 _ACTIONS = {

@@ -4,6 +4,7 @@ Contents never change, so what has to be of one moment is the database alone: it
 then the contents that it refers to.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -16,6 +17,7 @@ from darkroom.imaging.room import sync
 from darkroom.storage.port import MetadataStore
 from darkroom.telemetry.failpoints import failpoint
 from darkroom.upkeep.manifest import (
+    ACCESS,
     CERTIFICATES,
     CONTENT_FILE,
     CONTENTS,
@@ -64,6 +66,7 @@ class Backup:
         empty_folder(self._target)
         (self._target / CONTENTS).mkdir(mode=PRIVATE_FOLDER)
         self._copy_one_moment(hard_links=hard_links)
+        self._copy_folder(self._places.access, ACCESS)  # public keys and digests, no secrets
         if secrets:
             self._copy_secrets()
         failpoint("backup.copied")
@@ -153,10 +156,18 @@ class Backup:
 
     def _copy_secrets(self) -> None:
         self._copy_file(self._places.secret_key, SECRET_KEY)
-        if self._places.certificates.is_dir():
-            (self._target / CERTIFICATES).mkdir(mode=PRIVATE_FOLDER)
-            for path in self._places.certificates.iterdir():
-                self._copy_file(path, f"{CERTIFICATES}/{path.name}")
+        self._copy_folder(self._places.certificates, CERTIFICATES)
+
+    def _copy_folder(self, folder: Path, name: str) -> None:
+        """Copy the files of a folder, if it is there."""
+        if not folder.is_dir():
+            return
+        (self._target / name).mkdir(mode=PRIVATE_FOLDER)
+        for path in folder.iterdir():
+            if path.name.startswith(".") or not path.is_file():
+                continue  # half-written, soon to be renamed
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                self._copy_file(path, f"{name}/{path.name}")
 
     def _copy_file(self, path: Path, name: str) -> None:
         with path.open("rb") as file, made(self._target / name, PRIVATE_FILE) as out:

@@ -21,6 +21,7 @@ METADATA = "metadata.sqlite"
 CONTENTS = "contents"
 SECRET_KEY = "secret.key"
 CERTIFICATES = "tls"
+ACCESS = "access"
 
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
@@ -44,6 +45,7 @@ class Places:
     contents: Path
     secret_key: Path
     certificates: Path
+    access: Path
 
 
 @dataclass(frozen=True)

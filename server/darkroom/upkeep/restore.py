@@ -5,6 +5,7 @@ from pathlib import Path
 from darkroom.imaging.room import sync
 from darkroom.telemetry.failpoints import failpoint
 from darkroom.upkeep.manifest import (
+    ACCESS,
     CERTIFICATES,
     CONTENT_FILE,
     CONTENTS,
@@ -51,7 +52,11 @@ def restore(backup: Path, places: Places, mark: Path) -> Manifest:
 
 def _place(name: str, places: Places) -> Path:
     folder, _, base = name.rpartition("/")
-    below = {CONTENTS: places.contents, CERTIFICATES: places.certificates}
+    below = {
+        CONTENTS: places.contents,
+        CERTIFICATES: places.certificates,
+        ACCESS: places.access,
+    }
     alone = {METADATA: places.metadata, SECRET_KEY: places.secret_key}
     place = below[folder] / base if folder in below else alone.get(name)
     if place is None:

@@ -18,6 +18,8 @@ MAX_JWT_SECONDS = 3600
 """The longest that a service account's JWT may be good for (cloud docs)."""
 LEEWAY_SECONDS = 30
 """Clocks of clients may be wrong by so much."""
+TOKEN_FOR_ANOTHER = "iamtoken.create_for_service_account"
+"""The action of the audit log, whether it was allowed or not."""
 _MAX_REMEMBERED = 10_000
 """Tokens whose signature need not be checked again."""
 
@@ -39,6 +41,9 @@ class Revocations(Protocol):
 
         Raises `Failure` STORE_BUSY if that has not been known for a while.
         """
+
+    def record_issued(self, account_id: str, call: Call) -> None:
+        """Write into the audit log that the caller may act for the account. Raises `Failure`."""
 
     def revoke_token(self, claims: Claims, call: Call) -> None:
         """Revoke one token, for all servers. Raises `Failure`."""
@@ -178,6 +183,7 @@ class IamAccess:
         claims = self._claims(bearer_token(call))
         if claims is None:  # it was good a moment ago
             raise denied(call, "no token of ours that is good now")
+        self._revocations.record_issued(account_id, call)
         return self._tokens.issue(
             account_id,
             claims.credential_id,

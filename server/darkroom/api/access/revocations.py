@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from darkroom.api.access.iam import token_mark
+from darkroom.api.access.iam import TOKEN_FOR_ANOTHER, token_mark
 from darkroom.api.calls import Call
 from darkroom.api.tokens import Claims
 from darkroom.config import MAX_TOKEN_SECONDS
@@ -97,6 +97,11 @@ class Revocations:
             known[revocation.mark] = revocation.before_us
             self._known_until_us = max(self._known_until_us, revocation.at_us)
         self._before_us = known
+
+    def record_issued(self, account_id: str, call: Call) -> None:
+        """See the protocol."""
+        entry = call.caller.entry(int(self._clock() * 1_000_000), TOKEN_FOR_ANOTHER, "OK")
+        self._store.write(lambda tx: tx.record(replace(entry, resource_id=account_id)))
 
     def revoke_token(self, claims: Claims, call: Call) -> None:
         """See the protocol."""
