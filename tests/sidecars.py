@@ -21,6 +21,7 @@ from darkroom.gateway.sidecar import (
     Identity,
     ServerSidecar,
     client_configuration,
+    secrets,
     server_configuration,
 )
 from installation import PATIENCE_SECONDS, until
@@ -37,7 +38,7 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
         made = self._builder(self._name, self._key).add_extension(
@@ -59,16 +60,20 @@ class Authority:
             .add_extension(names, critical=True)
         )
         self._write(f"{name}.pem", made.sign(self._key, hashes.SHA256()))
-        (self._folder / f"{name}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
+        private_key = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
+        self._replace(f"{name}.key", private_key)
         files = (f"{name}.pem", f"{name}.key", "ca.pem")
         certificate, private, trusted = (str(self._folder / each) for each in files)
-        return Identity(certificate, private, trusted, peers)
+        made_for = self._folder / f"{name}.envoy"
+        made_for.mkdir(exist_ok=True)
+        identity = Identity(certificate, private, trusted, peers, str(made_for))
+        for path, document in secrets(identity).items():
+            Path(path).write_text(as_text(document))
+        return identity
 
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey
@@ -85,8 +90,12 @@ class Authority:
         )
 
     def _write(self, name: str, certificate: x509.Certificate) -> None:
-        pem = certificate.public_bytes(serialization.Encoding.PEM)
-        (self._folder / name).write_bytes(pem)
+        self._replace(name, certificate.public_bytes(serialization.Encoding.PEM))
+
+    def _replace(self, name: str, data: bytes) -> None:
+        fresh = self._folder / f"{name}.fresh"
+        fresh.write_bytes(data)
+        fresh.replace(self._folder / name)
 
 
 @dataclass(frozen=True)
@@ -137,8 +146,10 @@ def running(folder: Path, name: str, document: Document) -> Iterator[Envoy]:
         process.wait(PATIENCE_SECONDS)
 
 
-def beside_server(identity: Identity, upstream: str) -> Document:
-    return server_configuration(ServerSidecar("127.0.0.1:0", upstream, identity, *_SIZES))
+def beside_server(identity: Identity, upstream: str, upstream_peer: str = "") -> Document:
+    return server_configuration(
+        ServerSidecar("127.0.0.1:0", upstream, identity, *_SIZES, upstream_peer)
+    )
 
 
 def beside_client(identity: Identity, *upstreams: str) -> Document:

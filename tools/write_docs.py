@@ -9,6 +9,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from darkroom import config
@@ -22,6 +23,7 @@ from darkroom.gateway.sidecar import (
     Identity,
     ServerSidecar,
     client_configuration,
+    secrets,
     server_configuration,
 )
 
@@ -52,14 +54,36 @@ _SIDECAR_CLIENT_HEAD = """\
 #
 # For the Envoy beside a client, which calls 127.0.0.1:50051 in plaintext. It goes on to whatever
 # the name darkroom stands for, all of its addresses: in Kubernetes that is a headless service.
+# It wants identity.yaml and trusted.yaml in /etc/envoy.
 """
 _SIDECAR_SERVER_HEAD = """\
 # Made by `make docs`; changes here are lost.
 #
 # For the Envoy beside a server that listens on 127.0.0.1:50051. It lets nobody through but the
-# client with the SPIFFE id below.
+# client with the SPIFFE id below. It wants identity.yaml and trusted.yaml in /etc/envoy.
+"""
+_SIDECAR_MESH_HEAD = """\
+# Made by `make docs`; changes here are lost.
+#
+# The same as sidecar-server.yaml for a server that goes by who calls. Both have one identity, with
+# which they prove to each other who they are; the server is started with
+#
+#   --auth-mode mesh --listen 127.0.0.1:50051 --tls-listen 127.0.0.1:50443
+#   --tls-certificate /etc/envoy/tls/cert.pem --tls-key /etc/envoy/tls/key.pem
+#   --tls-client-ca /etc/envoy/tls/ca.pem --mesh-peer spiffe://darkroom.example/ns/darkroom/sa/darkroom
+#   --mesh-subject-header x-forwarded-client-cert --mesh-groups-header=
+#
+# and its access files give roles to serviceAccount:spiffe://darkroom.example/ns/clients/sa/client.
+"""
+_SECRET_HEAD = """\
+# Made by `make docs`; changes here are lost.
+#
+# What both sidecars read about the files of /etc/envoy/tls. They watch that folder: whoever
+# replaces what is in it by renaming, as Kubernetes does with a secret, need not restart them.
 """
 _MESH_FOLDER = Path("/etc/envoy")
+_SPIFFE_PREFIX = "spiffe://darkroom.example/ns/"
+_SERVER, _CLIENT = "darkroom/sa/darkroom", "clients/sa/client"
 
 _EVERYWHERE = {"google.rpc.ErrorInfo", "google.rpc.RequestInfo"}
 
@@ -89,6 +113,8 @@ def wanted() -> dict[Path, str]:
         ROOT / "deploy/envoy/envoy.yaml": mesh(),
         ROOT / "deploy/envoy/sidecar-client.yaml": sidecar_client(),
         ROOT / "deploy/envoy/sidecar-server.yaml": sidecar_server(),
+        ROOT / "deploy/envoy/sidecar-server-mesh.yaml": sidecar_server_mesh(),
+        **sidecar_secrets(),
     }
 
 
@@ -121,7 +147,7 @@ def _identity(peer: str) -> Identity:
     certificate, key, trusted = (
         str(_MESH_FOLDER / "tls" / name) for name in ("cert.pem", "key.pem", "ca.pem")
     )
-    return Identity(certificate, key, trusted, (f"spiffe://darkroom.example/ns/{peer}",))
+    return Identity(certificate, key, trusted, (_SPIFFE_PREFIX + peer,), str(_MESH_FOLDER))
 
 
 def sidecar_client() -> str:
@@ -129,23 +155,41 @@ def sidecar_client() -> str:
     sidecar = ClientSidecar(
         listen="127.0.0.1:50051",
         upstreams=("darkroom:50052",),
-        identity=_identity("darkroom/sa/darkroom"),
+        identity=_identity(_SERVER),
         max_request_bytes=config.Settings.max_request_size,
         max_header_bytes=config.Settings.max_metadata_size,
     )
     return _SIDECAR_CLIENT_HEAD + as_text(client_configuration(sidecar))
 
 
+_SERVER_SIDECAR = ServerSidecar(
+    listen="0.0.0.0:50052",
+    upstream="127.0.0.1:50051",
+    identity=_identity(_CLIENT),
+    max_request_bytes=config.Settings.max_request_size,
+    max_header_bytes=config.Settings.max_metadata_size,
+)
+
+
 def sidecar_server() -> str:
     """The whole of deploy/envoy/sidecar-server.yaml."""
-    sidecar = ServerSidecar(
-        listen="0.0.0.0:50052",
-        upstream="127.0.0.1:50051",
-        identity=_identity("clients/sa/client"),
-        max_request_bytes=config.Settings.max_request_size,
-        max_header_bytes=config.Settings.max_metadata_size,
+    return _SIDECAR_SERVER_HEAD + as_text(server_configuration(_SERVER_SIDECAR))
+
+
+def sidecar_server_mesh() -> str:
+    """The whole of deploy/envoy/sidecar-server-mesh.yaml."""
+    sidecar = replace(
+        _SERVER_SIDECAR, upstream="127.0.0.1:50443", upstream_peer=_SPIFFE_PREFIX + _SERVER
     )
-    return _SIDECAR_SERVER_HEAD + as_text(server_configuration(sidecar))
+    return _SIDECAR_MESH_HEAD + as_text(server_configuration(sidecar))
+
+
+def sidecar_secrets() -> dict[Path, str]:
+    """The files that both sidecars read about their certificates."""
+    return {
+        ROOT / "deploy/envoy" / Path(path).name: _SECRET_HEAD + as_text(document)
+        for path, document in secrets(_SERVER_SIDECAR.identity).items()
+    }
 
 
 def errors() -> str:

@@ -9,9 +9,14 @@ from pathlib import Path
 import grpc
 import pytest
 
+from api.accounts import Accounts
 from api.client import refused
 from api.conftest import LogLines, Starter
-from darkroom.api.server import Server
+from darkroom import wiring
+from darkroom.api.access.modes import access
+from darkroom.api.server import Server, build_tls_server, certificate_files
+from darkroom.config import Settings
+from darkroom.gateway.sidecar import Identity
 from darkroom_pb.yandex.cloud.compute.v1 import (
     image_service_pb2,
     image_service_pb2_grpc,
@@ -65,6 +70,92 @@ def test_calls_go_through_with_one_request_id_and_strangers_do_not(
             with running(tmp_path, "stranger", wrong) as outbound, calling(outbound) as images:
                 found = refused(partial(images.List, ANY))
                 assert found.code is grpc.StatusCode.UNAVAILABLE
+
+
+@contextlib.contextmanager
+def in_mesh(folder: Path, identity: Identity) -> Iterator[Server]:
+    """A server in mode `mesh` beside a sidecar of the same identity; only CLIENT may look."""
+    Accounts(folder / "access").grant("viewer", "folder", f"serviceAccount:{CLIENT}")
+    settings = Settings(
+        data_dir=folder,
+        tls_listen="127.0.0.1:0",
+        tls_certificate=identity.certificate,
+        tls_key=identity.key,
+        tls_client_ca=identity.trusted,
+        auth_mode="mesh",
+        mesh_peer=(SERVER,),
+        mesh_subject_header="x-forwarded-client-cert",
+        mesh_groups_header="",
+    )
+    deployment = wiring.open_deployment(settings)
+    deployment.store.migrate()
+    parts = (deployment.store, wiring.operations(deployment), access(settings, deployment.store))
+    server = build_tls_server(settings, *parts, certificate_files(settings))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(0)
+        deployment.close()
+
+
+@contextlib.contextmanager
+def without_sidecar(
+    envoy: Envoy, identity: Identity
+) -> Iterator[image_service_pb2_grpc.ImageServiceStub]:
+    """A client that speaks mutual TLS itself."""
+    trusted, key, chain = (
+        Path(each).read_bytes() for each in (identity.trusted, identity.key, identity.certificate)
+    )
+    options = [("grpc.enable_retries", 0), ("grpc.ssl_target_name_override", "localhost")]
+    # Of its own, or the session of an earlier client would be taken up again.
+    options.append(("grpc.use_local_subchannel_pool", 1))
+    credentials = grpc.ssl_channel_credentials(trusted, key, chain)
+    with grpc.secure_channel(envoy.address, credentials, options) as channel:
+        yield image_service_pb2_grpc.ImageServiceStub(channel)
+
+
+def test_a_server_in_mode_mesh_hears_from_its_sidecar_who_calls(
+    tmp_path: Path, authority: Authority, lines: LogLines
+) -> None:
+    of_server = authority.identity(SERVER, CLIENT, STRANGER)
+    with (
+        in_mesh(tmp_path, of_server) as server,
+        running(tmp_path, "server", beside_server(of_server, server.address, SERVER)) as inbound,
+    ):
+        client = beside_client(authority.identity(CLIENT, SERVER), inbound.address)
+        with running(tmp_path, "client", client) as outbound, calling(outbound) as images:
+            assert not images.List(ANY, wait_for_ready=True).images
+        assert lines.calls()[-1]["subject"] == CLIENT
+        lie = (("x-forwarded-client-cert", f"By={SERVER};URI={CLIENT}"),)
+        with without_sidecar(inbound, authority.identity(STRANGER)) as images:
+            found = refused(lambda: images.List(ANY, metadata=lie))
+            assert found.code is grpc.StatusCode.PERMISSION_DENIED
+        assert lines.calls()[-1]["subject"] == STRANGER
+
+
+def test_new_certificates_are_taken_up_without_a_restart(
+    tmp_path: Path, authority: Authority, server: Server
+) -> None:
+    of_server = authority.identity(SERVER, CLIENT)
+    client = authority.identity(CLIENT)
+    with running(tmp_path, "server", beside_server(of_server, server.address)) as inbound:
+        with without_sidecar(inbound, client) as images:
+            images.List(ANY)
+        # Another authority: nothing of before is worth anything.
+        renewed = Authority(tmp_path / "authority")
+        renewed.identity(SERVER, CLIENT)
+        newcomer = renewed.identity(CLIENT)
+
+        def let_in() -> bool:
+            with without_sidecar(inbound, newcomer) as images:
+                try:
+                    images.List(ANY)
+                except grpc.RpcError:
+                    return False
+                return True
+
+        until(let_in, "the new certificates to be taken up")
 
 
 def test_only_what_may_be_repeated_is_repeated(

@@ -1,10 +1,12 @@
 """A pair of Envoys between a client and the replicas: mutual TLS, health, retries, limits.
 
 The client's one listens in plaintext beside the client, the server's one beside the server. Both
-are documents of plain dictionaries, like the gateway's.
+are documents of plain dictionaries, like the gateway's. Certificates stand in files that each
+watches, so new ones need no restart.
 """
 
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from darkroom.config import MAX_CONCURRENT_STREAMS
 from darkroom.gateway.parts import (
@@ -43,6 +45,7 @@ EJECTION_SECONDS = 5.0
 _STREAM_WINDOW_BYTES = 256 * 1024
 _CONNECTION_WINDOW_BYTES = 1024 * 1024
 
+_OWN, _TRUSTED = "identity", "trusted"
 _BUFFER = "envoy.filters.http.buffer"
 _STREAMS = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 """Methods whose requests or replies are streams; all others take one request."""
@@ -54,12 +57,26 @@ _ANY_FAILURE = f"{_NOT_BEGUN},reset,unavailable,resource-exhausted"
 
 @dataclass(frozen=True)
 class Identity:
-    """PEM files of one side, and who the other side must be by its certificate's URI."""
+    """PEM files of one side, and who the other side must be by its certificate's URI.
+
+    The files are replaced by renaming, as Kubernetes does with the folder of a secret, or nobody
+    notices.
+    """
 
     certificate: str
     key: str
     trusted: str
     peers: tuple[str, ...]
+    folder: str
+    """Where Envoy finds the files of `secrets`."""
+
+    @property
+    def own_secret(self) -> str:
+        return str(PurePath(self.folder, "identity.yaml"))
+
+    @property
+    def trusted_secret(self) -> str:
+        return str(PurePath(self.folder, "trusted.yaml"))
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,9 @@ class ServerSidecar:
     identity: Identity
     max_request_bytes: int
     max_header_bytes: int
+    upstream_peer: str = ""
+    """Who the server is by its certificate's URI, if it is called over mutual TLS, as
+    `--auth-mode mesh` asks for. Empty: it is called in plaintext."""
 
 
 @dataclass(frozen=True)
@@ -84,63 +104,104 @@ class ClientSidecar:
     max_header_bytes: int
 
 
+def secrets(identity: Identity) -> dict[str, Document]:
+    """What the files that both configurations refer to must hold, by path."""
+    watched = {"path": str(PurePath(identity.certificate).parent)}
+    return {
+        identity.own_secret: _secret(
+            _OWN,
+            tls_certificate={
+                "certificate_chain": {"filename": identity.certificate},
+                "private_key": {"filename": identity.key},
+                "watched_directory": watched,
+            },
+        ),
+        identity.trusted_secret: _secret(
+            _TRUSTED,
+            validation_context={
+                "trusted_ca": {"filename": identity.trusted},
+                "watched_directory": watched,
+            },
+        ),
+    }
+
+
+def _secret(name: str, **fields: Document) -> Document:
+    kind = PREFIX + "transport_sockets.tls.v3.Secret"
+    return {"resources": [{"@type": kind, "name": name, **fields}]}
+
+
 def server_configuration(sidecar: ServerSidecar) -> Document:
     """The bootstrap configuration of the Envoy beside a server."""
     listener = _listener("inbound", sidecar, _inbound_routes())
     tls = {
         "@type": PREFIX + "transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": True,
-        "common_tls_context": _tls(sidecar.identity),
+        "common_tls_context": _tls(sidecar.identity, sidecar.identity.peers),
     }
     listener["filter_chains"][0]["transport_socket"] = {
         "name": "envoy.transport_sockets.tls",
         "typed_config": tls,
     }
-    return _bootstrap(listener, _cluster((sidecar.upstream,)))
+    cluster = _cluster((sidecar.upstream,))
+    if sidecar.upstream_peer:
+        cluster |= _towards(sidecar.identity, (sidecar.upstream_peer,))
+    return _bootstrap("inbound", listener, cluster)
 
 
 def client_configuration(sidecar: ClientSidecar) -> Document:
     """The bootstrap configuration of the Envoy beside a client."""
-    cluster = _cluster(sidecar.upstreams) | {
-        "lb_policy": "LEAST_REQUEST",
-        "health_checks": [
-            {
-                "timeout": duration(HEALTH_TIMEOUT_SECONDS),
+    secure = _towards(sidecar.identity, sidecar.identity.peers)
+    cluster = (
+        _cluster(sidecar.upstreams)
+        | secure
+        | {
+            "lb_policy": "LEAST_REQUEST",
+            "health_checks": [
+                {
+                    "timeout": duration(HEALTH_TIMEOUT_SECONDS),
+                    "interval": duration(HEALTH_SECONDS),
+                    "no_traffic_interval": duration(HEALTH_SECONDS),
+                    "unhealthy_threshold": 1,
+                    "healthy_threshold": 1,
+                    "grpc_health_check": {},
+                }
+            ],
+            "outlier_detection": {
+                "consecutive_5xx": 5,
+                "consecutive_gateway_failure": 3,
+                "enforcing_consecutive_gateway_failure": 100,
                 "interval": duration(HEALTH_SECONDS),
-                "no_traffic_interval": duration(HEALTH_SECONDS),
-                "unhealthy_threshold": 1,
-                "healthy_threshold": 1,
-                "grpc_health_check": {},
-            }
-        ],
-        "outlier_detection": {
-            "consecutive_5xx": 5,
-            "consecutive_gateway_failure": 3,
-            "enforcing_consecutive_gateway_failure": 100,
-            "interval": duration(HEALTH_SECONDS),
-            "base_ejection_time": duration(EJECTION_SECONDS),
-            "max_ejection_percent": 50,
-        },
-        "transport_socket": {
-            "name": "envoy.transport_sockets.tls",
-            "typed_config": {
-                "@type": PREFIX + "transport_sockets.tls.v3.UpstreamTlsContext",
-                "common_tls_context": _tls(sidecar.identity),
+                "base_ejection_time": duration(EJECTION_SECONDS),
+                "max_ejection_percent": 50,
             },
-        },
-    }
-    return _bootstrap(_listener("outbound", sidecar, _outbound_routes()), cluster)
+        }
+    )
+    return _bootstrap("outbound", _listener("outbound", sidecar, _outbound_routes()), cluster)
 
 
-def _bootstrap(listener: Document, cluster: Document) -> Document:
+def _bootstrap(name: str, listener: Document, cluster: Document) -> Document:
     return {
+        # Envoy wants to be somebody before it reads secrets.
+        "node": {"id": name, "cluster": "darkroom"},
         "static_resources": {"listeners": [listener], "clusters": [cluster]},
         "application_log_config": log_format(),
         "overload_manager": connection_limit(MAX_CONNECTIONS),
     }
 
 
-def _tls(identity: Identity) -> Document:
+def _towards(identity: Identity, peers: tuple[str, ...]) -> Document:
+    """The part of a cluster that makes its connections those of mutual TLS."""
+    kind = PREFIX + "transport_sockets.tls.v3.UpstreamTlsContext"
+    return {
+        "transport_socket": {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {"@type": kind, "common_tls_context": _tls(identity, peers)},
+        }
+    }
+
+
+def _tls(identity: Identity, peers: tuple[str, ...]) -> Document:
     return {
         "alpn_protocols": ["h2"],
         "tls_params": {
@@ -148,20 +209,22 @@ def _tls(identity: Identity) -> Document:
             # As a client Envoy would not go beyond 1.2.
             "tls_maximum_protocol_version": "TLSv1_3",
         },
-        "tls_certificates": [
-            {
-                "certificate_chain": {"filename": identity.certificate},
-                "private_key": {"filename": identity.key},
-            }
-        ],
-        "validation_context": {
-            "trusted_ca": {"filename": identity.trusted},
-            # Any certificate of the authority proves somebody, but not the right one.
-            "match_typed_subject_alt_names": [
-                {"san_type": "URI", "matcher": {"exact": peer}} for peer in identity.peers
-            ],
+        "tls_certificate_sds_secret_configs": [_watched(_OWN, identity.own_secret)],
+        "combined_validation_context": {
+            "default_validation_context": {
+                # Any certificate of the authority proves somebody, but not the right one.
+                "match_typed_subject_alt_names": [
+                    {"san_type": "URI", "matcher": {"exact": peer}} for peer in peers
+                ],
+            },
+            "validation_context_sds_secret_config": _watched(_TRUSTED, identity.trusted_secret),
         },
     }
+
+
+def _watched(name: str, path: str) -> Document:
+    source = {"path_config_source": {"path": path}, "resource_api_version": "V3"}
+    return {"name": name, "sds_config": source}
 
 
 def _listener(name: str, sidecar: ServerSidecar | ClientSidecar, routes: Document) -> Document:
@@ -177,7 +240,11 @@ def _listener(name: str, sidecar: ServerSidecar | ClientSidecar, routes: Documen
 def _connection_manager(
     name: str, sidecar: ServerSidecar | ClientSidecar, routes: Document
 ) -> Document:
-    by_peer = {"forward_client_cert_details": "SANITIZE_SET"} if name == "inbound" else {}
+    by_peer: Document = {}
+    if name == "inbound":
+        # The server hears of this caller, and nothing of what the caller says about others.
+        by_peer["forward_client_cert_details"] = "SANITIZE_SET"
+        by_peer["set_current_client_cert_details"] = {"uri": True}
     return extension(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
