@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,12 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from api.client import refused
+from darkroom.api.health import LIVENESS
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2
 from installation import PATIENCE_SECONDS, Installation, installation, until
 from object_server import ObjectServer
 
+SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 HAND_OVER_SECONDS = 2.0
 
@@ -41,31 +42,34 @@ def write_lock(darkroom: Installation) -> Iterator[None]:
 
 
 def test_a_server_that_ends_first_says_so_then_refuses_then_finishes(tmp_path: Path) -> None:
-    settings = {"DARKROOM_DRAIN_SECONDS": "2", "DARKROOM_WORKERS": "0"}
-    with installation(tmp_path, "http://127.0.0.1:1", **settings) as darkroom:
+    with installation(tmp_path, "http://127.0.0.1:1", DARKROOM_DRAIN_SECONDS="2") as darkroom:
         assert darkroom.process is not None and darkroom.channel is not None
+        until(lambda: "working" in events(darkroom), "the worker to look for work")
         check = health_pb2_grpc.HealthStub(darkroom.channel).Check
         anything = health_pb2.HealthCheckRequest()
         blank = image_service_pb2.CreateImageRequest(folder_id="folder", uri="http://127.0.0.1:1/x")
-        with ThreadPoolExecutor(1) as beside:
-            with write_lock(darkroom):
-                slow = beside.submit(darkroom.images.Create, blank)
-                darkroom.process.send_signal(signal.SIGTERM)
-                until(lambda: check(anything).status == NOT_SERVING, "health to say so")
-                # Whoever has not heard of it yet is served.
-                assert darkroom.listed() == []
-                assert "refusing calls" not in events(darkroom)
-                until(lambda: "refusing calls" in events(darkroom), "the wait to be over")
-                told = refused(darkroom.listed)
-                assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
-                assert told.detail(error_details_pb2.RetryInfo).retry_delay.seconds == 1
-                assert told.trailers["grpc-retry-pushback-ms"] == "1000"
-                assert check(anything).status == NOT_SERVING
-                assert not slow.done()
-            assert slow.result(PATIENCE_SECONDS).id
+        darkroom.process.send_signal(signal.SIGTERM)
+        until(lambda: check(anything).status == NOT_SERVING, "health to say so")
+        # Whoever has not heard of it yet is served, but the worker begins nothing any more.
+        assert darkroom.images.Create(blank).id
+        with write_lock(darkroom):
+            slow = darkroom.images.Create.future(blank)
+            # The connection is in order, so the call above has arrived before this one.
+            assert len(darkroom.listed()) == 1
+            assert "refusing calls" not in events(darkroom)
+            until(lambda: "refusing calls" in events(darkroom), "the wait to be over")
+            told = refused(darkroom.listed)
+            assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+            assert told.detail(error_details_pb2.RetryInfo).retry_delay.seconds == 1
+            assert told.trailers["grpc-retry-pushback-ms"] == "1000"
+            assert check(anything).status == NOT_SERVING
+            assert check(health_pb2.HealthCheckRequest(service=LIVENESS)).status == SERVING
+            assert not slow.done()
+        assert slow.result(PATIENCE_SECONDS).id
         assert darkroom.process.wait(PATIENCE_SECONDS) == 0
         order = [each for each in events(darkroom) if each in ("draining", "refusing calls")]
         assert order == ["draining", "refusing calls"]
+        assert "operation claimed" not in events(darkroom)
 
 
 def test_calls_that_outlive_the_grace_are_cut_off(tmp_path: Path) -> None:
