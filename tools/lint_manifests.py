@@ -16,6 +16,7 @@ import yaml
 from darkroom import config
 from darkroom.api.health import LIVENESS
 from darkroom.cli.drain import LEASE_SECONDS
+from darkroom.telemetry.instruments import CLOSE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAYS = ("embedded", "scale")
@@ -76,7 +77,7 @@ def _settings(documents: list[Document]) -> dict[str, str]:
 def _pod_problems(deployment: Document, settings: config.Settings) -> Iterator[str]:
     name, pod = deployment["metadata"]["name"], deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    drain_seconds = LEASE_SECONDS
+    drain_seconds = LEASE_SECONDS + CLOSE_SECONDS
     if container["args"] == ["serve"]:
         drain_seconds += _pre_stop_seconds(container)
         drain_seconds += settings.drain_seconds + settings.grace_seconds

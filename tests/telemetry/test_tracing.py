@@ -1,12 +1,15 @@
 """A call and the import that it begins are one trace, over processes; no tracing, no cost."""
 
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from darkroom.telemetry.tracing import Tracing
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2
 from installation import Installation, installation, until
 from object_server import ObjectServer
@@ -150,6 +153,18 @@ def test_a_collector_that_is_away_disturbs_nobody(tmp_path: Path, objects: Objec
     ) as house:
         for _ in range(3):
             house.listed()
+
+
+def test_a_collector_that_takes_calls_in_silence_holds_no_end_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1/traces"
+        tracing = Tracing(url, 1.0, "serve", "0")
+        with tracing.call(f"/{SERVICE}/List", "", TRACE):
+            pass
+        started = time.monotonic()
+        tracing.close(0.1)
+        # An answer is waited for five seconds, an end for thirty.
+        assert time.monotonic() - started < 4
 
 
 def test_without_an_endpoint_nothing_is_imported_for_traces() -> None:

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from darkroom.telemetry.metrics import Metrics
     from darkroom.telemetry.tracing import Tracing
 
+CLOSE_SECONDS = 2.0
+"""The last that a process does: a collector of spans that is silent holds it up for no longer."""
+
 
 @dataclass(frozen=True)
 class Instruments:
@@ -17,9 +20,9 @@ class Instruments:
     tracing: "Tracing | None" = None
 
     def close(self) -> None:
-        """Send what has not been sent yet."""
+        """Send what has not been sent yet, for at most `CLOSE_SECONDS`."""
         if self.tracing is not None:
-            self.tracing.close()
+            self.tracing.close(CLOSE_SECONDS)
 
 
 NO_INSTRUMENTS = Instruments()

@@ -6,6 +6,7 @@ decide for themselves.
 """
 
 import contextlib
+import logging
 import random
 import threading
 import time
@@ -20,6 +21,8 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+log = logging.getLogger(__name__)
 
 _SEND_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0
@@ -64,9 +67,14 @@ class Tracing:
         )
         self._tracer = self._provider.get_tracer("darkroom")
 
-    def close(self) -> None:
-        """Send what is left, for a few seconds at most."""
-        self._provider.shutdown()
+    def close(self, seconds: float) -> None:
+        """Send what is left; what takes longer than so many seconds is lost."""
+        # By itself it would wait for half a minute for a collector that takes calls in silence.
+        sending = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        sending.start()
+        sending.join(seconds)
+        if sending.is_alive():
+            log.warning("spans are lost: the collector does not take them")
 
     def wanted(self, traceparent: str) -> bool:
         """Whether a call is traced: what its caller says, or by chance."""
