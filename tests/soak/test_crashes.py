@@ -1,6 +1,7 @@
 """The crash campaigns of tests/durability at length: `make soak CRASHES=1000`."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,34 @@ _ENOUGH = 500
 pytestmark = pytest.mark.timeout(60 + 10 * CRASHES)
 
 
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Prints at once, for whoever waits, and into the report of a failure."""
+
+    def show(line: str) -> None:
+        print(line)
+        with capsys.disabled():
+            print(f"\n{line}", flush=True)
+
+    return show
+
+
 def assert_all_points_hit(figures: Figures, points: frozenset[str]) -> None:
     if CRASHES >= _ENOUGH:
         assert points - set(figures.points) == set()
 
 
-def test_embedded(tmp_path: Path) -> None:
+def test_embedded(tmp_path: Path, tell: Callable[[str], None]) -> None:
     with places.sources(tmp_path / "objects") as source:
         place = places.embedded(tmp_path, source)
-        figures = try_it(place, source, places.EMBEDDED_POINTS, CRASHES)
+        figures = try_it(place, source, places.EMBEDDED_POINTS, CRASHES, tell)
     assert_all_points_hit(figures, places.EMBEDDED_POINTS)
 
 
-def test_replicated(tmp_path: Path, storage: Storage, prefix: str) -> None:
+def test_replicated(
+    tmp_path: Path, storage: Storage, prefix: str, tell: Callable[[str], None]
+) -> None:
     with places.sources(tmp_path / "objects") as source:
         place = places.replicated(tmp_path, source, storage, prefix)
-        figures = try_it(place, source, places.REPLICATED_POINTS, CRASHES)
+        figures = try_it(place, source, places.REPLICATED_POINTS, CRASHES, tell)
     assert_all_points_hit(figures, places.REPLICATED_POINTS)

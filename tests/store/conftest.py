@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -14,18 +15,26 @@ from database_server import database
 LEASE_SECONDS = 0.3
 """Short enough to wait for, long enough not to expire by accident between two statements."""
 
-Opener = Callable[[], MetadataStore]
-"""Opens the same database once more, as another process would."""
+
+class Opener(Protocol):
+    """Opens the same database once more, as another process would."""
+
+    def __call__(self, lease_seconds: float = LEASE_SECONDS) -> MetadataStore: ...
 
 
 def _sqlite(_request: pytest.FixtureRequest, folder: Path) -> Iterator[Opener]:
-    yield lambda: SqliteStore(
-        folder / "metadata.sqlite", lease_seconds=LEASE_SECONDS, busy_seconds=10.0
-    )
+    def open_one(lease_seconds: float = LEASE_SECONDS) -> MetadataStore:
+        path = folder / "metadata.sqlite"
+        return SqliteStore(path, lease_seconds=lease_seconds, busy_seconds=10.0)
+
+    yield open_one
 
 
 def _on(url: str) -> Opener:
-    return lambda: PostgresStore(url, lease_seconds=LEASE_SECONDS, busy_seconds=10.0)
+    def open_one(lease_seconds: float = LEASE_SECONDS) -> MetadataStore:
+        return PostgresStore(url, lease_seconds=lease_seconds, busy_seconds=10.0)
+
+    return open_one
 
 
 def _postgres(request: pytest.FixtureRequest, _folder: Path) -> Iterator[Opener]:
@@ -61,8 +70,10 @@ def _opened(backend: Iterator[Opener], *, migrated: bool) -> Iterator[Opener]:
     opened: list[MetadataStore] = []
     for opener in backend:
 
-        def open_one(opener: Opener = opener) -> MetadataStore:
-            opened.append(opener())
+        def open_one(
+            lease_seconds: float = LEASE_SECONDS, opener: Opener = opener
+        ) -> MetadataStore:
+            opened.append(opener(lease_seconds))
             return opened[-1]
 
         if migrated:
