@@ -21,7 +21,7 @@ from darkroom.storage import migrations
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
 from database_server import database
 from house import STORED, UNUSED, House
-from installation import PATIENCE_SECONDS, installation
+from installation import PATIENCE_SECONDS, Installation, installation
 from object_server import ObjectServer
 
 
@@ -89,6 +89,11 @@ DAMAGES: dict[str, tuple[Damage, set[str], set[str]]] = {
         sql("DELETE FROM content"),
         {"resource-content", "content-orphaned"},
         {"resource-content", "content-orphaned"},
+    ),
+    "a content forgotten": (
+        sql("UPDATE resource SET content_id = NULL WHERE name = 'image'"),
+        {"resource-bytes"},
+        {"resource-bytes"},
     ),
     "a disk smaller than its content": (
         sql("UPDATE resource SET size_bytes = 512 WHERE kind = 'Disk'"),
@@ -370,41 +375,45 @@ def test_load_is_no_alarm(
     tmp_path: Path, source: ObjectServer, disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with installation(tmp_path, source.origin, DARKROOM_WORKERS="2") as darkroom:
-        fsck, stop = Fsck(capsys, darkroom.data), threading.Event()
-        url = source.url(disk.name)
+        examine_under_load(darkroom, source.url(disk.name), Fsck(capsys, darkroom.data))
 
-        def import_and_delete() -> None:
-            image = image_pb2.Image()
-            assert darkroom.done(darkroom.create(url).id).response.Unpack(image)
-            request = image_service_pb2.CreateImageRequest(folder_id="other", image_id=image.id)
-            darkroom.images.Create(request)
+
+def examine_under_load(darkroom: Installation, url: str, fsck: Fsck) -> None:
+    """Examine again and again while images come and go; `url` is what is imported."""
+    stop = threading.Event()
+
+    def import_and_delete() -> None:
+        image = image_pb2.Image()
+        assert darkroom.done(darkroom.create(url).id).response.Unpack(image)
+        request = image_service_pb2.CreateImageRequest(folder_id="other", image_id=image.id)
+        darkroom.images.Create(request)
+        darkroom.images.Delete(image_service_pb2.DeleteImageRequest(image_id=image.id))
+
+    def begin_and_cancel() -> None:
+        created = darkroom.create(url)
+        time.sleep(0.05)
+        darkroom.cancel(created.id)
+        darkroom.done(created.id)
+
+    def delete_the_rest() -> None:
+        request = image_service_pb2.ListImagesRequest(folder_id="other")
+        for image in darkroom.images.List(request).images:
             darkroom.images.Delete(image_service_pb2.DeleteImageRequest(image_id=image.id))
+        time.sleep(0.05)
 
-        def begin_and_cancel() -> None:
-            created = darkroom.create(url)
-            time.sleep(0.05)
-            darkroom.cancel(created.id)
-            darkroom.done(created.id)
-
-        def delete_the_rest() -> None:
-            request = image_service_pb2.ListImagesRequest(folder_id="other")
-            for image in darkroom.images.List(request).images:
-                darkroom.images.Delete(image_service_pb2.DeleteImageRequest(image_id=image.id))
-            time.sleep(0.05)
-
-        acts = (import_and_delete, import_and_delete, begin_and_cancel, delete_the_rest)
-        done: Counter[str] = Counter()
-        threads = [call_until(stop, act, done) for act in acts]
-        try:
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            for options in itertools.cycle(([], ["--checksums"], ["--mend"])):
-                status, report = fsck(*options, patience=4.0)
-                assert (status, report["findings"]) == (0, [])
-                if all(done[act.__name__] > 2 for act in acts):
-                    break
-                assert time.monotonic() < deadline, f"too little happened: {done}"
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-        assert fsck("--tables", patience=4.0)[0] == 0
+    acts = (import_and_delete, import_and_delete, begin_and_cancel, delete_the_rest)
+    done: Counter[str] = Counter()
+    threads = [call_until(stop, act, done) for act in acts]
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for options in itertools.cycle(([], ["--checksums"], ["--mend"])):
+            status, report = fsck(*options, patience=4.0)
+            assert (status, report["findings"]) == (0, [])
+            if all(done[act.__name__] > 2 for act in acts):
+                break
+            assert time.monotonic() < deadline, f"too little happened: {done}"
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert fsck("--tables", patience=4.0)[0] == 0

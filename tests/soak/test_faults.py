@@ -1,15 +1,20 @@
-"""Faults as long as real ones: a database gone for half a minute, a storage that stalls."""
+"""Faults as long as real ones: a database gone for half a minute, a storage that stalls.
+
+And that fsck finds none where there is none, with both of them.
+"""
 
 import time
 from pathlib import Path
 
 import grpc
+import pytest
 
 from api.client import Refused, answered
 from content_storage import FaultyProxy, Storage, first
 from darkroom.cli.main import main
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
 from database_server import database, database_server
+from durability.test_fsck import Fsck, examine_under_load
 from durability.test_s3 import assert_clean, imported, settings
 from installation import installation, until
 from object_server import ObjectServer
@@ -81,3 +86,21 @@ def test_a_storage_that_stalls_is_asked_again(
             lines = darkroom.log_lines()
             assert not [line for line in lines if line["event"] == "operation will be retried"]
             assert_clean(darkroom, storage, prefix, 1)
+
+
+def test_load_is_no_alarm_on_postgresql_and_object_storage(
+    tmp_path: Path,
+    source: ObjectServer,
+    storage: Storage,
+    prefix: str,
+    disk: Path,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with database(postgres_url) as url:
+        chosen = {"DARKROOM_DATABASE_URL": url, **settings(storage, prefix)}
+        for name, value in chosen.items():
+            monkeypatch.setenv(name, value)
+        with installation(tmp_path, source.origin, DARKROOM_WORKERS="2", **chosen) as darkroom:
+            examine_under_load(darkroom, source.url(disk.name), Fsck(capsys, darkroom.data))

@@ -74,6 +74,11 @@ CHECKS: dict[str, Check] = {
         f"SELECT id, content_id FROM resource WHERE content_id IS NOT NULL AND {_NO_CONTENT}",
         "refers to content {}, which has no row",
     ),
+    "resource-bytes": Check(
+        "SELECT id, storage_size_bytes FROM resource "
+        "WHERE content_id IS NULL AND storage_size_bytes <> 0",
+        "has {} stored bytes, but refers to no content",
+    ),
     "resource-size": Check(
         "SELECT resource.id, size_bytes, storage_size_bytes, virtual_size_bytes, "
         "stored_size_bytes FROM resource JOIN content ON content.id = content_id "
