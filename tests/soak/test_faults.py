@@ -69,7 +69,7 @@ def test_a_database_gone_for_half_a_minute_costs_only_time(
 def test_a_storage_that_stalls_is_asked_again(
     tmp_path: Path, source: ObjectServer, storage: Storage, prefix: str, disk: Path
 ) -> None:
-    """With the limits that users have: a silence counts after half a minute."""
+    """With the limits that users have: taking nothing for ten seconds counts as a stall."""
     with FaultyProxy(storage).running() as proxy:
         stall = first(lambda request: request.is_part, lambda request: request.stall(1 << 20))
         proxy.begin(stall)
