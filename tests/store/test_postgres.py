@@ -103,6 +103,51 @@ def test_transactions_that_wait_for_each_other_both_commit(
     assert {"by-0", "by-1"} <= names
 
 
+@contextlib.contextmanager
+def first_commit_refused(url: str, state: str) -> Iterator[None]:
+    """The first transaction that inserts a resource ends with that SQLSTATE, at its COMMIT.
+
+    As distributed databases end transactions that others got in the way of.
+    """
+    refuse = f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF nextval('commits') = 1 THEN
+            RAISE EXCEPTION 'restart transaction' USING ERRCODE = '{state}';
+        END IF;
+        RETURN NULL; END $$"""
+    refusing = """CREATE CONSTRAINT TRIGGER refusing AFTER INSERT ON resource
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"""
+    with beside(url) as connection:
+        try:
+            for statement in ("CREATE SEQUENCE commits", refuse, refusing):
+                connection.execute(statement)
+            yield
+        finally:
+            connection.execute("DROP TRIGGER IF EXISTS refusing ON resource")
+            connection.execute("DROP FUNCTION IF EXISTS refuse")
+            connection.execute("DROP SEQUENCE IF EXISTS commits")
+
+
+@pytest.mark.parametrize("state", ["40001", "40003"])
+def test_a_transaction_that_is_taken_back_by_its_commit_runs_again(
+    open_store: Open, postgres_database: str, state: str
+) -> None:
+    store, runs, image = open_store(), [], an_image()
+
+    def change(tx: Transaction) -> None:
+        runs.append(state)
+        tx.insert_resource(image)
+
+    with first_commit_refused(postgres_database, state):
+        if state == "40001":
+            store.write(change)
+        else:  # "statement completion unknown": once more could be twice
+            with pytest.raises(Failure) as unknown:
+                store.write(change)
+            assert unknown.value.reason == "STORE_OUTCOME_UNKNOWN"
+    assert len(runs) == (2 if state == "40001" else 1)
+    assert (store.get(Image, image.id) is not None) == (state == "40001")
+
+
 def test_several_may_derive_from_one_source_at_once(open_store: Open) -> None:
     """A popular image must not have its derivations wait for each other's commits."""
     stores = [open_store(), open_store()]
