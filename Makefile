@@ -45,7 +45,7 @@ test: environment ## run every test
 	$(BIN)/pytest -n $(TEST_PROCESSES) $(PYTEST_ARGUMENTS)
 
 .PHONY: lint
-lint: check-generated ## check format, lint, types, import directions, protos and manifests
+lint: check-generated ## check format, lint, types, import directions, protos, manifests and dependencies
 	@tools/bootstrap.sh $(LINT_NEEDS)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -53,6 +53,7 @@ lint: check-generated ## check format, lint, types, import directions, protos an
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/lint_protos.py
 	$(BIN)/python tools/lint_manifests.py
+	$(BIN)/python tools/bill_of_materials.py
 
 .PHONY: format
 format: environment ## rewrite the code in its one format
