@@ -101,6 +101,7 @@ class Installation:
         finally:
             process.kill()
             process.wait()
+        check_all(log_path.read_text(encoding="utf-8"))
 
     def start(self) -> None:
         """Start and wait until SERVING."""

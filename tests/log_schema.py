@@ -1,4 +1,9 @@
-"""What every line that a process of ours logs must be like: `Installation` holds each one to it."""
+"""What every line that a process of ours logs must be like, Envoy's among them.
+
+Whoever starts processes in tests holds what they have logged to it: installations, workers beside
+them, gateways, sidecars, the development stack, the pytest plugin's servers, crash campaigns, and
+the servers inside test processes.
+"""
 
 import json
 import re
@@ -33,6 +38,15 @@ def _filled(value: Any) -> bool:
 
 def _duration(value: Any) -> bool:
     return isinstance(value, int | float) and value >= 0
+
+
+def _filled_if_read(value: Any) -> bool:
+    # Of a request that was no HTTP nothing is known.
+    return value is None or _filled(value)
+
+
+def _status(value: Any) -> bool:
+    return isinstance(value, int) and (value == 0 or 100 <= value < 600)
 
 
 def _matching(pattern: re.Pattern[str]) -> Rule:
@@ -80,6 +94,20 @@ _WHEREVER: dict[str, Rule] = {
 }
 
 
+_PROXIED: dict[str, Rule] = {
+    "method": _filled_if_read,
+    "request_id": _filled_if_read,
+    "duration_ms": _duration,
+    "peer": _filled,
+}
+_OF_ENVOY: dict[str, dict[str, Rule]] = {
+    "http": {**_PROXIED, "path": _filled_if_read, "status": _status},
+    "inbound": _PROXIED,
+    "outbound": _PROXIED,
+}
+"""By the event of its access log."""
+
+
 def checked(line: str) -> dict[str, Any] | None:
     """The line's fields; None for one that is meant for people. Fails for any other line."""
     if _FOR_PEOPLE.match(line):
@@ -88,14 +116,26 @@ def checked(line: str) -> dict[str, Any] | None:
         fields: dict[str, Any] = json.loads(line)
     except ValueError:
         raise AssertionError(f"no line of JSON: {line!r}") from None
-    assert isinstance(fields, dict), line
-    for name, rule in {**_ALWAYS, **_REQUIRED.get(str(fields.get("event")), {})}.items():
-        assert name in fields, f"{name} is missing: {line}"
-        assert rule(fields[name]), f"{name} is not as it should be: {line}"
-    for name, rule in _WHEREVER.items():
-        assert name not in fields or rule(fields[name]), f"{name} is not as it should be: {line}"
-    assert list(fields)[:4] == list(_ALWAYS), line
+    check(fields)
     return fields
+
+
+def check(fields: dict[str, Any]) -> None:
+    """Fail if a line of these fields is not as it should be."""
+    assert isinstance(fields, dict), fields
+    event = str(fields.get("event"))
+    by_envoy = str(fields.get("logger")).startswith("envoy.")
+    required = _REQUIRED.get(event, {})
+    if by_envoy:
+        required = _OF_ENVOY[event] if fields["logger"] == "envoy.access" else {}
+    for name, rule in {**_ALWAYS, **required}.items():
+        assert name in fields, f"{name} is missing: {fields}"
+        assert rule(fields[name]), f"{name} is not as it should be: {fields}"
+    if not by_envoy:  # which writes null for what it does not know, in an order of its own
+        for name, rule in _WHEREVER.items():
+            held = name not in fields or rule(fields[name])
+            assert held, f"{name} is not as it should be: {fields}"
+        assert list(fields)[:4] == list(_ALWAYS), fields
 
 
 def check_all(text: str) -> int:

@@ -25,6 +25,7 @@ from darkroom.gateway.sidecar import (
     server_configuration,
 )
 from installation import PATIENCE_SECONDS, until
+from log_schema import check_all
 
 CLIENT = "spiffe://test.example/ns/clients/sa/client"
 SERVER = "spiffe://test.example/ns/darkroom/sa/darkroom"
@@ -144,6 +145,7 @@ def running(folder: Path, name: str, document: Document) -> Iterator[Envoy]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_SECONDS)
+    check_all(log.read_text())
 
 
 def beside_server(identity: Identity, upstream: str, upstream_peer: str = "") -> Document:

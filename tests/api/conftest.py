@@ -1,5 +1,6 @@
 """A real server on loopback, its store in a folder of the test's own."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from darkroom.operations.desk import Operations
 from darkroom.operations.image_create import ImageCreateEnding
 from darkroom.storage.sqlite import SqliteStore
 from darkroom.telemetry import logs
+from log_schema import check
 
 Starter = Callable[..., Server]
 """Starts a server; takes settings that differ from the defaults."""
@@ -48,6 +50,9 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[LogLines]:
     yield handler
     logger.setLevel(level)
     logger.removeHandler(handler)
+    written = logs.JsonFormatter()
+    for record in handler.records:
+        check(json.loads(written.format(record)))
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2_grpc
 from darkroom_pb.yandex.cloud.operation import operation_service_pb2_grpc
 from database_server import DatabaseServer
 from installation import until
+from log_schema import check
 
 LEASE_SECONDS = 1.0
 """The shortest there is: what a killed worker held goes on soonest."""
@@ -287,5 +288,9 @@ class Fleet:
             if not member.log.exists():
                 continue
             for line in member.log.read_bytes().splitlines():
-                with contextlib.suppress(ValueError):
-                    yield {"member": member.name, **json.loads(line)}
+                try:
+                    fields = json.loads(line)
+                except ValueError:
+                    continue
+                check(fields)
+                yield {"member": member.name, **fields}

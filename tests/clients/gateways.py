@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from installation import PATIENCE_SECONDS, until
+from log_schema import check_all
 from published import faults, served_at
 
 
@@ -91,3 +92,4 @@ def gateway(folder: Path, upstream: str, *flags: str) -> Iterator[Gateway]:
         if process.poll() is None:
             process.terminate()
         process.wait(PATIENCE_SECONDS)
+    check_all(log.read_text(encoding="utf-8"))

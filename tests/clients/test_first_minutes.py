@@ -14,6 +14,7 @@ import pytest
 
 from darkroom.cli.seaweedfs import SOCKETS, sweep_sockets
 from installation import alive, descendants, until
+from log_schema import check_all
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
@@ -90,6 +91,8 @@ def running(tmp_path: Path) -> Iterator[Running]:
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
         make.wait()
+    for part in ("serve", "gateway"):
+        assert check_all((data / f"{part}.log").read_text()) > 0
 
 
 def shell(script: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from clients.environments import YANDEXCLOUD
 from darkroom.testing import Darkroom, ServerError
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2, image_service_pb2_grpc
 from installation import alive, descendants, until
+from log_schema import check_all
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = Path(__file__).with_name("plugin")
@@ -165,6 +166,7 @@ def test_images_of_a_catalogue_are_there_after_a_reset(tmp_path: Path) -> None:
         (made_anew,) = images.ListOperations(history).operations
     assert (after.id, after.name) == (before.id, "scratch")
     assert made_anew.id != made.id
+    assert check_all(server.output()) > 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

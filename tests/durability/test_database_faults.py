@@ -1,7 +1,6 @@
 """A whole installation on PostgreSQL, whose server is late, dies, freezes and comes back."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2, image_service
 from database_server import DatabaseServer, database, database_server
 from durability.test_kill import assert_imported_once
 from installation import Installation, installation, until
+from log_schema import check_all
 from object_server import ObjectServer
 
 PASSWORD = "c0ffee5eed"
@@ -177,8 +177,7 @@ class Worker:
         finally:
             process.terminate()
             assert process.wait(30) == 0
-        for line in self.log_text().splitlines():
-            json.loads(line)
+        check_all(self.log_text())
 
 
 def test_a_frozen_database_stops_nobody_for_long(server: DatabaseServer, url: str) -> None:

@@ -20,6 +20,7 @@ from api.client import refused
 from darkroom.api.health import LIVENESS
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2
 from installation import PATIENCE_SECONDS, Installation, installation, until
+from log_schema import check_all
 from object_server import ObjectServer
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -134,6 +135,7 @@ def other_worker(
     finally:
         process.terminate()
         process.wait(PATIENCE_SECONDS)
+    check_all(log.read_text())
 
 
 def claims(log: Path) -> list[dict[str, Any]]:
