@@ -18,6 +18,7 @@ from darkroom.operations.desk import Operations
 from darkroom.operations.image_create import ImageCreateEnding
 from darkroom.storage.sqlite import SqliteStore
 from darkroom.telemetry import logs
+from darkroom.telemetry.instruments import NO_INSTRUMENTS, Instruments
 from log_schema import check
 
 Starter = Callable[..., Server]
@@ -67,12 +68,12 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 def start(store: SqliteStore, lines: LogLines, tmp_path: Path) -> Iterator[Starter]:
     started: list[Server] = []
 
-    def start_one(**settings: Any) -> Server:
+    def start_one(instruments: Instruments = NO_INSTRUMENTS, **settings: Any) -> Server:
         desk = Operations(
             store, {IMAGE_CREATE: ImageCreateEnding()}, lambda _operation_id, _secret: "sealed"
         )
         chosen = Settings(**{"data_dir": tmp_path, "listen": "127.0.0.1:0", **settings})
-        server = build_server(chosen, store, desk, access(chosen, store))
+        server = build_server(chosen, store, desk, access(chosen, store), instruments)
         started.append(server)
         server.start()
         server.set_serving(True)

@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from darkroom.storage.figures import StoreFigures
 from darkroom.telemetry.exposition import Exposition, told
 from darkroom.telemetry.metrics import Metrics
-from installation import Installation, installation, until
-from object_server import ObjectServer
+from house import House
+from installation import Installation, until
 
 SERVICE = "yandex.cloud.compute.v1.ImageService"
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -37,25 +38,6 @@ def of(figures: Figures, name: str, **labels: str) -> float:
     """The sum of all samples of a name that have these labels."""
     wanted = set(labels.items())
     return sum(value for key, value in figures.items() if key[0] == name and wanted <= key[1])
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Iterator[Installation]:
-    """An installation with figures, where one import has succeeded and one has failed."""
-    folder = tmp_path_factory.mktemp("figures")
-    objects = folder / "objects"
-    objects.mkdir()
-    (objects / disk.name).hardlink_to(disk)
-    settings = {"DARKROOM_METRICS_LISTEN": "127.0.0.1:0", "DARKROOM_WORKERS": "2"}
-    with (
-        ObjectServer(objects).running() as source,
-        installation(folder, source.origin, **settings) as running,
-    ):
-        good = running.create(source.url(disk.name), name="good")
-        assert not running.done(good.id).HasField("error")
-        bad = running.create(source.url("nothing.qcow2"), name="bad")
-        assert running.done(bad.id).HasField("error")
-        yield running
 
 
 def settled(house: Installation) -> Figures:
@@ -203,11 +185,36 @@ def test_workers_are_summed_up_and_nothing_comes_twice() -> None:
     assert value("darkroom_operation_retries_total") == 2
 
 
-def test_without_an_address_nothing_is_imported_for_figures() -> None:
+def test_operations_under_way_and_contents_are_asked_of_the_database(tmp_path: Path) -> None:
+    house = House(tmp_path / "data")
+    try:
+        shown = StoreFigures(house.store, clock_seconds=lambda: time.time() + 3600)
+        figures = {
+            (
+                sample.name,
+                sample.labels.get("kind", ""),
+                sample.labels.get("state", ""),
+            ): sample.value
+            for family in shown.collect()
+            for sample in family.samples
+        }
+        assert figures[("darkroom_operations", "image.create", "pending")] >= 1
+        waiting = sum(value for key, value in figures.items() if key[2] == "pending")
+        assert figures[("darkroom_queue_depth", "", "")] == waiting
+        assert 3600 <= figures[("darkroom_queue_oldest_seconds", "", "")] < 7200
+        stored = house.store.content_totals()
+        assert figures[("darkroom_contents", "", "")] == stored.count >= 1
+        assert figures[("darkroom_contents_bytes", "", "")] == stored.stored_bytes > 0
+    finally:
+        house.deployment.close()
+
+
+def test_nothing_is_imported_for_what_nobody_asks_for() -> None:
     program = (
         "import sys; from darkroom import wiring; from darkroom.config import Settings;"
         "import darkroom.cli.serve, darkroom.cli.work;"
-        "assert wiring.instruments(Settings(), 'serve').metrics is None;"
-        "sys.exit('prometheus_client' in sys.modules)"
+        "made = wiring.instruments(Settings(), 'serve');"
+        "assert made.metrics is None and made.tracing is None;"
+        "sys.exit(any(name.startswith(('opentelemetry', 'prometheus')) for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

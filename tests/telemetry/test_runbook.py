@@ -4,14 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 
-from installation import Installation, installation
-from object_server import ObjectServer
+from installation import Installation
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -24,23 +21,6 @@ def steps() -> list[tuple[str, str]]:
         heading = HEADING.findall(GUIDE[: match.start()])[-1]
         found.append((heading, match[1]))
     return found
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Iterator[Installation]:
-    folder = tmp_path_factory.mktemp("runbook")
-    objects = folder / "objects"
-    objects.mkdir()
-    (objects / disk.name).hardlink_to(disk)
-    with (
-        ObjectServer(objects).running() as source,
-        installation(folder, source.origin, DARKROOM_METRICS_LISTEN="127.0.0.1:0") as running,
-    ):
-        begun = running.create(source.url(disk.name), name="good")
-        assert not running.done(begun.id).HasField("error")
-        with pytest.raises(grpc.RpcError):
-            running.image("no-such-image")
-        yield running
 
 
 def test_there_is_a_step_for_every_alert() -> None:
