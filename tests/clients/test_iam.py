@@ -15,6 +15,7 @@ import pytest
 
 from api.accounts import signed
 from clients.environments import YANDEXCLOUD, environment
+from clients.gateways import gateway
 from clients.replays import player, sdk_sequences, terraform_sequences
 from clients.replays.steps import Sequence
 from clients.test_grpcurl import GRPCURL
@@ -29,6 +30,7 @@ from object_server import ObjectServer
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = Path(__file__).with_name("yandexcloud_iam.py")
 VERSION = YANDEXCLOUD.partition("==")[2]
+MOST_ACTIVE = 8
 LIST = "yandex.cloud.compute.v1.ImageService/List"
 
 
@@ -88,6 +90,7 @@ roles: [{{role: admin, cloud: true, subjects: ["userAccount:replayed"]}}]
         "DARKROOM_TLS_LISTEN": "127.0.0.1:0",
         "DARKROOM_AUTH_MODE": "iam",
         "DARKROOM_CATALOG": str(CATALOG),
+        "DARKROOM_MAX_ACTIVE_OPERATIONS_PER_FOLDER": str(MOST_ACTIVE),
     }
     with installation(folder, objects.origin, **settings) as running:
         yield running
@@ -277,3 +280,57 @@ def test_terraform_and_go_find_every_reply_as_they_need_it(
     }
     ca = (served.data / "tls" / "ca.pem").read_bytes()
     player.play(sequence, f"localhost:{served.tls_address.rpartition(':')[2]}", ca, variables)
+
+
+# --- over REST ------------------------------------------------------------------------------------
+
+
+def test_rest_asks_who_calls_and_decides_as_grpc_does(
+    folder: Path,
+    served: Installation,
+    objects: ObjectServer,
+    disk: Path,
+    static_token: str,
+    robot: dict[str, str],
+) -> None:
+    images, here = "/compute/v1/images", {"folderId": new_id("b1g")}
+    wanted = {**here, "uri": objects.url(disk.name)}
+    with gateway(folder, served.address) as rest:
+
+        def token(**identity: str) -> str:
+            reply = rest.call("POST", "/iam/v1/tokens", identity)
+            assert reply.status == 200
+            return f"Bearer {reply.body['iamToken']}"
+
+        def listed(**headers: str) -> tuple[int, bytes]:
+            path = f"{images}?folderId={here['folderId']}"
+            code, _, body = rest.raw("GET", path, x_request_id="the-same", **headers)
+            return code, body
+
+        looking, editing = token(yandexPassportOauthToken=static_token), token(jwt=signed(robot))
+        assert listed(authorization=looking)[0] == 200
+        unknown = listed()
+        assert unknown[0] == 401 and json.loads(unknown[1])["code"] == 16
+        for wrong in ("Bearer ", "Bearer t1.a.b", looking[:-2], looking.removeprefix("Bearer ")):
+            assert listed(authorization=wrong) == unknown
+
+        refused = rest.call("POST", images, wanted, authorization=looking)
+        assert (refused.status, refused.body["code"]) == (403, 7)
+        assert refused.body["message"] == f"Permission denied to folder {here['folderId']}"
+
+        objects.bytes_per_second = 1000  # none of them ends
+        try:
+            begun = [
+                rest.call("POST", images, wanted, authorization=editing) for _ in range(MOST_ACTIVE)
+            ]
+            assert {each.status for each in begun} == {200}
+            crowded = rest.call("POST", images, wanted, authorization=editing)
+            assert (crowded.status, crowded.body["code"]) == (429, 8)
+            kinds = {each["@type"].rpartition(".")[2] for each in crowded.body["details"]}
+            assert {"QuotaFailure", "RetryInfo", "RequestInfo"} <= kinds
+            for operation in begun:
+                path = f"/operations/{operation.body['id']}:cancel"
+                assert rest.call("GET", path, authorization=looking).status == 403
+                assert rest.call("GET", path, authorization=editing).status == 200
+        finally:
+            objects.bytes_per_second = 0
