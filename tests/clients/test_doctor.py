@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from api.certificates import Authority
 from darkroom.api import tls
 from darkroom.cli import doctor
-from darkroom.cli.checks import Finding, State, machine
+from darkroom.cli.checks import Finding, State, listeners, machine
 from darkroom.config import Settings
 from darkroom.imaging.confine import landlock_version
 from installation import Installation, installation
@@ -47,11 +48,15 @@ def settings(served: Installation, objects: ObjectServer) -> Settings:
     return settings_of(served, objects)
 
 
-def examined(settings: Settings, ca: Path | None = None) -> dict[str, Finding]:
+def examined(
+    settings: Settings,
+    ca: Path | None = None,
+    shown: listeners.ClientCertificate | None = None,
+) -> dict[str, Finding]:
     """The findings by check; of several the worst."""
     order = list(State)
     found: dict[str, Finding] = {}
-    for each in doctor.findings(settings, ca, SECONDS):
+    for each in doctor.findings(settings, ca, SECONDS, shown):
         before = found.get(each.check, each)
         found[each.check] = max(before, each, key=lambda one: order.index(one.state))
     return found
@@ -320,7 +325,61 @@ def test_what_nobody_trusts_is_named(
     assert complaints(settings, tmp_path / "ca.pem")["TLS trust"].state is State.FAILED
 
 
-def test_listeners_beyond_loopback_are_warned_of(settings: Settings) -> None:
-    found = examined(replace(settings, tls_listen="0.0.0.0:1"))["exposure"]
-    assert found.state is State.WARNING
-    assert "0.0.0.0:1" in found.found
+@pytest.mark.parametrize(
+    ("given", "state", "told"),
+    [
+        ({"listen": "0.0.0.0:1"}, State.WARNING, "nobody is asked"),
+        ({"tls_listen": "0.0.0.0:1"}, State.WARNING, "nobody is asked"),
+        ({"listen": "0.0.0.0:1", "auth_mode": "iam"}, State.WARNING, "tokens can be read"),
+        ({"tls_listen": "0.0.0.0:1", "auth_mode": "iam"}, State.OK, "are asked who they are"),
+    ],
+)
+def test_listeners_beyond_loopback_are_told_of(
+    settings: Settings, given: dict[str, str], state: State, told: str
+) -> None:
+    (found,) = listeners._exposure(replace(settings, **given))  # type: ignore[arg-type]
+    assert found.state is state
+    assert "0.0.0.0:1" in found.found and told in found.found
+
+
+def test_a_listener_that_asks_for_certificates_is_looked_at(
+    tmp_path: Path, objects: ObjectServer
+) -> None:
+    authority, files = Authority(), tls.development_files(tmp_path / "given")
+    peer = authority.peer(uris=["spiffe://a/b"])
+    shown = listeners.ClientCertificate(tmp_path / "peer.pem", tmp_path / "peer.key")
+    for path, data in (
+        (tmp_path / "clients.pem", authority.certificate),
+        (shown.certificate, peer.certificate),
+        (shown.key, peer.key),
+    ):
+        path.write_bytes(data)
+    given = {
+        "auth_mode": "mesh",
+        "mesh_peer": "spiffe://a/b",
+        "tls_certificate": str(files.certificate),
+        "tls_key": str(files.key),
+        "tls_client_ca": str(tmp_path / "clients.pem"),
+    }
+    variables = {f"DARKROOM_{name.upper()}": value for name, value in given.items()}
+    variables |= {"DARKROOM_WORKERS": "0", "DARKROOM_TLS_LISTEN": "127.0.0.1:0"}
+    with installation(tmp_path, objects.origin, **variables) as running:
+        given["mesh_peer"] = (given["mesh_peer"],)  # type: ignore[assignment]
+        settings = replace(settings_of(running, objects), **given)  # type: ignore[arg-type]
+        without = examined(settings, files.ca)
+        assert without["TLS client"].found == "a client without a certificate is refused"
+        assert without["TLS listener"].state is State.SKIPPED
+        assert without["TLS trust"].state is State.OK
+        known = examined(settings, files.ca, shown)
+        assert known["TLS listener"].state is known["TLS discovery"].state is State.OK
+        assert known["TLS client"].state is State.OK
+        mixed = replace(shown, key=files.key)
+        assert examined(settings, files.ca, mixed)["TLS client"].state is State.FAILED
+
+
+def test_a_listener_that_should_ask_for_certificates_and_does_not_is_named(
+    served: Installation, settings: Settings, tmp_path: Path
+) -> None:
+    found = examined(replace(settings, tls_client_ca=str(tmp_path / "clients.pem")))
+    assert found["TLS client"].state is State.FAILED
+    assert "is let in" in found["TLS client"].found

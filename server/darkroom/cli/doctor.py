@@ -29,6 +29,13 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument(
         "--ca", type=Path, metavar="FILE", help="PEM file of the authority that clients trust"
     )
+    for name, what in (("certificate", "certificate"), ("key", "key of that certificate")):
+        parser.add_argument(
+            f"--client-{name}",
+            type=Path,
+            metavar="FILE",
+            help=f"PEM file of the {what} to show to a listener with --tls-client-ca",
+        )
     parser.add_argument(
         "--timeout",
         type=float,
@@ -43,7 +50,12 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0 unless a check has failed."""
     settings = installation.settings(arguments)
-    found = findings(settings, arguments.ca, arguments.timeout)
+    pair = (arguments.client_certificate, arguments.client_key)
+    if pair.count(None) == 1:
+        print("darkroom: --client-certificate and --client-key: both or neither", file=sys.stderr)
+        return 2
+    shown = None if None in pair else listeners.ClientCertificate(*pair)
+    found = findings(settings, arguments.ca, arguments.timeout, shown)
     if arguments.json:
         made = list(found)
         healthy = not any(each.state is State.FAILED for each in made)
@@ -59,10 +71,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if healthy else 1
 
 
-def findings(settings: Settings, ca: Path | None, seconds: float) -> Iterator[Finding]:
+def findings(
+    settings: Settings,
+    ca: Path | None,
+    seconds: float,
+    shown: listeners.ClientCertificate | None = None,
+) -> Iterator[Finding]:
     """Everything that is looked at, in order."""
     for check in chain(
-        machine.findings(settings, seconds), listeners.findings(settings, ca, seconds)
+        machine.findings(settings, seconds), listeners.findings(settings, ca, seconds, shown)
     ):
         try:
             yield from check()

@@ -5,7 +5,7 @@ import http.client
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -28,6 +28,14 @@ _SERVICE = "yandex.cloud.compute.v1.ImageService"
 
 
 @dataclass(frozen=True)
+class ClientCertificate:
+    """What is shown to listeners that ask clients who they are: PEM files."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
 class _Listener:
     name: str
     setting: str
@@ -36,6 +44,7 @@ class _Listener:
     advertise_setting: str
     ca: bytes | None = None
     secure: bool = False
+    shown: "ClientCertificate | None" = None
 
     @property
     def host(self) -> str:
@@ -44,27 +53,41 @@ class _Listener:
     def channel(self) -> grpc.Channel:
         if not self.secure:
             return grpc.insecure_channel(self.address)
-        return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(self.ca))
+        key = certificate = None
+        if self.shown is not None:
+            key, certificate = self.shown.key.read_bytes(), self.shown.certificate.read_bytes()
+        credentials = grpc.ssl_channel_credentials(self.ca, key, certificate)
+        return grpc.secure_channel(self.address, credentials)
+
+    def context(self) -> ssl.SSLContext:
+        """As a client has it that trusts the authority. Raises `OSError`, `ValueError`."""
+        context = ssl.create_default_context(cadata=None if self.ca is None else self.ca.decode())
+        context.set_alpn_protocols(["h2"])
+        if self.shown is not None:
+            context.load_cert_chain(self.shown.certificate, self.shown.key)
+        return context
 
 
 def findings(
-    settings: Settings, ca: Path | None, seconds: float
+    settings: Settings, ca: Path | None, seconds: float, shown: ClientCertificate | None = None
 ) -> Iterator[Callable[[], Iterator[Finding]]]:
     """The checks, in order; `ca` is what clients trust, None for what is made for development.
 
     Nothing is waited for longer than `seconds`.
     """
     plain = _Listener("plaintext", "listen", installation.reachable(settings.listen), "advertise")
-    yield lambda: _served(plain, seconds)
+    yield lambda: _served(plain, settings, seconds)
     if settings.tls_listen:
-        yield lambda: _tls(settings, ca, seconds)
+        yield lambda: _tls(settings, ca, seconds, shown)
     else:
         yield lambda: iter([skipped("TLS listener", "none", "official clients need --tls-listen")])
     yield lambda: _gateway(settings, seconds)
     yield lambda: _exposure(settings)
 
 
-def _tls(settings: Settings, ca: Path | None, seconds: float) -> Iterator[Finding]:
+def _tls(
+    settings: Settings, ca: Path | None, seconds: float, shown: ClientCertificate | None
+) -> Iterator[Finding]:
     address = installation.reachable(settings.tls_listen)
     if ca is None and not settings.tls_certificate:
         ca = settings.certificate_folder / "ca.pem"
@@ -72,16 +95,32 @@ def _tls(settings: Settings, ca: Path | None, seconds: float) -> Iterator[Findin
     if ca is not None:
         try:
             authority = ca.read_bytes()
-            _context(authority)
+            ssl.create_default_context(cadata=authority.decode())
         except (OSError, ValueError):
             advice = "start the server once, or name the authority with --ca"
             yield failed("TLS trust", f"{ca} is no PEM file of an authority", advice)
             return
-    listener = _Listener("TLS", "tls_listen", address, "tls_advertise", authority, secure=True)
+    listener = _Listener(
+        "TLS", "tls_listen", address, "tls_advertise", authority, secure=True, shown=shown
+    )
+    if shown is not None:
+        try:
+            listener.context()
+        except (OSError, ValueError):
+            advice = "name PEM files that belong together, which this user may read"
+            yield failed("TLS client", "certificate and key cannot be used", advice)
+            return
     if _reached(listener, seconds) is None:
         yield from _certificate(listener, settings, seconds)
         yield _trust(listener, ca, seconds)
-    yield from _served(listener, seconds)
+        if settings.tls_client_ca:
+            yield _strangers(replace(listener, shown=None), seconds)
+            if shown is None:
+                found = "it asks clients for a certificate, and none was given to show"
+                advice = "give one with --client-certificate and --client-key to look further"
+                yield skipped("TLS listener", found, advice)
+                return
+    yield from _served(listener, settings, seconds)
 
 
 # --- reaching it ----------------------------------------------------------------------------------
@@ -106,7 +145,7 @@ def _reached(listener: _Listener, seconds: float) -> Finding | None:
     return None
 
 
-def _served(listener: _Listener, seconds: float) -> Iterator[Finding]:
+def _served(listener: _Listener, settings: Settings, seconds: float) -> Iterator[Finding]:
     unreached = _reached(listener, seconds)
     if unreached is not None:
         yield unreached
@@ -116,7 +155,10 @@ def _served(listener: _Listener, seconds: float) -> Iterator[Finding]:
         yield healthy
         if healthy.state is not State.OK:
             return  # the rest would say the same once more
-        yield _reflection(listener, channel, seconds)
+        if settings.reflects:
+            yield _reflection(listener, channel, seconds)
+        else:
+            yield skipped(f"{listener.name} reflection", "it is turned off")
         yield from _discovery(listener, channel, seconds)
 
 
@@ -186,7 +228,7 @@ def _dialled(address: str, listener: _Listener, seconds: float) -> str:
         host, port = _split(address)
         with socket.create_connection((host, port), seconds) as connection:
             if listener.secure:
-                _context(listener.ca).wrap_socket(connection, server_hostname=host).close()
+                listener.context().wrap_socket(connection, server_hostname=host).close()
     except ssl.SSLCertVerificationError as error:
         return f"the certificate does not hold: {error.verify_message}"
     except ValueError:
@@ -197,12 +239,6 @@ def _dialled(address: str, listener: _Listener, seconds: float) -> str:
 
 
 # --- certificates ---------------------------------------------------------------------------------
-
-
-def _context(ca: bytes | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=None if ca is None else ca.decode())
-    context.set_alpn_protocols(["h2"])
-    return context
 
 
 def _certificate(listener: _Listener, settings: Settings, seconds: float) -> Iterator[Finding]:
@@ -254,7 +290,7 @@ def _trust(listener: _Listener, ca: Path | None, seconds: float) -> Finding:
     try:
         with (
             socket.create_connection(_split(listener.address), seconds) as connection,
-            _context(listener.ca).wrap_socket(connection, server_hostname=listener.host),
+            listener.context().wrap_socket(connection, server_hostname=listener.host),
         ):
             pass
     except ssl.SSLCertVerificationError as error:
@@ -267,6 +303,28 @@ def _trust(listener: _Listener, ca: Path | None, seconds: float) -> Finding:
     if ca is None:
         return ok(check, "clients that trust what this machine trusts are served")
     return ok(check, f"clients must trust {ca}: `darkroom env CLIENT` says how")
+
+
+def _strangers(listener: _Listener, seconds: float) -> Finding:
+    """Whether a client without a certificate is let in."""
+    check = "TLS client"
+    try:
+        with (
+            socket.create_connection(_split(listener.address), seconds) as connection,
+            listener.context().wrap_socket(connection, server_hostname=listener.host) as secured,
+        ):
+            # With TLS 1.3 the client is done before the server has judged it.
+            let_in = bool(secured.recv(1))
+    except ssl.SSLCertVerificationError:
+        return skipped(check, "not looked at: the server's own certificate does not hold")
+    except TimeoutError:
+        return skipped(check, "not looked at: the server says nothing")
+    except OSError:
+        let_in = False
+    if let_in:
+        advice = f"see that the server was started with {config.flag('tls_client_ca')}"
+        return failed(check, "a client without a certificate is let in", advice)
+    return ok(check, "a client without a certificate is refused")
 
 
 # --- the rest -------------------------------------------------------------------------------------
@@ -298,10 +356,14 @@ def _gateway(settings: Settings, seconds: float) -> Iterator[Finding]:
 
 def _exposure(settings: Settings) -> Iterator[Finding]:
     check, exposed = "exposure", settings.exposed()
-    if exposed:
-        found = (
-            f"other machines may reach {' and '.join(exposed)}, and nobody is asked who they are"
-        )
-        yield warning(check, found, "keep it behind a mesh or a firewall, or on loopback")
-    else:
+    reached = f"other machines may reach {' and '.join(exposed)}"
+    if not exposed:
         yield ok(check, "only this machine can reach the server")
+    elif settings.auth_mode == "none":
+        advice = "keep it behind a mesh or a firewall, or on loopback"
+        yield warning(check, f"{reached}, and nobody is asked who they are", advice)
+    elif settings.listen in exposed and settings.auth_mode != "mesh":
+        advice = f"have clients use TLS, and {config.flag('listen')} an address of loopback"
+        yield warning(check, f"{reached}; tokens can be read on the way without TLS", advice)
+    else:
+        yield ok(check, f"{reached}; callers are asked who they are")
