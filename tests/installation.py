@@ -71,6 +71,10 @@ class Installation:
         self.process: subprocess.Popen[bytes] | None = None
         self.prefix: list[str] = []
         """A command that runs the server's."""
+        self.options: list[str] = []
+        """More options of the server's."""
+        self.inherited: list[int] = []
+        """Descriptors that the server is started with."""
         self.source_origin = source_origin
         self.listen = "127.0.0.1:0"
         self._settings = settings
@@ -108,9 +112,10 @@ class Installation:
         logged = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, *_PROGRAM, "serve", "--listen", self.listen],
+                [*self.prefix, *_PROGRAM, "serve", "--listen", self.listen, *self.options],
                 env=self.environment(),
                 stderr=log,
+                pass_fds=self.inherited,
             )
 
         def serving() -> dict[str, Any] | None:

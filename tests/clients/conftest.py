@@ -1,5 +1,6 @@
 """Installations that the tests of a module share, and an environment as users have theirs."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from clearable import ClearableInstallation, clearable_installation
 from clients.environments import YANDEXCLOUD, copy, environment, pip
 from clients.gateways import Gateway, gateway
 from installation import Installation, installation
@@ -40,6 +42,41 @@ def served(
     folder = tmp_path_factory.mktemp("served")
     with installation(folder, objects.origin, DARKROOM_TLS_LISTEN="127.0.0.1:0") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared_source(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """Object storage with `disk`, for `cleared_source`."""
+    folder = tmp_path_factory.mktemp("objects")
+    os.link(disk, folder / disk.name)
+    with ObjectServer(folder).running() as server:
+        yield server
+
+
+@pytest.fixture
+def cleared_source(disk: Path, shared_source: ObjectServer) -> ObjectServer:
+    """The module's object storage, with nothing but `disk`."""
+    for path in shared_source.folder.iterdir():
+        if path.name != disk.name:
+            path.unlink()
+    return shared_source
+
+
+@pytest.fixture(scope="module")
+def clearable(
+    tmp_path_factory: pytest.TempPathFactory, shared_source: ObjectServer
+) -> Iterator[ClearableInstallation]:
+    """An installation allowed to fetch from `shared_source`, for `cleared`."""
+    folder = tmp_path_factory.mktemp("clearable")
+    with clearable_installation(folder, shared_source.origin) as running:
+        yield running
+
+
+@pytest.fixture
+def cleared(clearable: ClearableInstallation) -> Installation:
+    """The module's installation, without anything in it."""
+    clearable.clear()
+    return clearable
 
 
 @pytest.fixture(scope="session")

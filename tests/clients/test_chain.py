@@ -35,6 +35,17 @@ LINUX = image_pb2.Os(type=image_pb2.Os.LINUX)
 
 
 @pytest.fixture
+def darkroom(cleared: Installation) -> Installation:
+    """Shared: a server of its own for each would take longer than what is tested."""
+    return cleared
+
+
+@pytest.fixture
+def source(cleared_source: ObjectServer) -> ObjectServer:
+    return cleared_source
+
+
+@pytest.fixture
 def deriving(darkroom: Installation) -> Deriving:
     return Deriving(darkroom)
 

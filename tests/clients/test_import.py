@@ -3,7 +3,7 @@
 import gzip
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -13,10 +13,21 @@ from google.rpc import error_details_pb2
 from darkroom.domain.errors import CATALOGUE
 from darkroom_pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2
 from darkroom_pb.yandex.cloud.operation import operation_pb2
-from installation import Installation, same_content, until
+from installation import Installation, installation, same_content, until
 from object_server import SIGNATURE, ObjectServer
 
 MIB = 1 << 20
+
+
+@pytest.fixture
+def darkroom(cleared: Installation) -> Installation:
+    """Shared: a server of its own for each would take longer than what is tested."""
+    return cleared
+
+
+@pytest.fixture
+def source(cleared_source: ObjectServer) -> ObjectServer:
+    return cleared_source
 
 
 def image_id_of(operation: operation_pb2.Operation) -> str:
@@ -228,35 +239,42 @@ def test_a_minimal_disk_size_below_the_virtual_size_fails_the_operation(
     assert darkroom.image(image_id_of(larger)).min_disk_size == 64 * MIB
 
 
+@pytest.fixture
+def own(tmp_path: Path, source: ObjectServer) -> Iterator[Installation]:
+    """Nobody else's."""
+    with installation(tmp_path, source.origin) as running:
+        yield running
+
+
 def test_signatures_are_nowhere_in_clear(
-    darkroom: Installation, source: ObjectServer, disk: Path
+    own: Installation, source: ObjectServer, disk: Path
 ) -> None:
     """Not in logs, not in the database, not in files, while it runs and after the end."""
-    darkroom.arm("import.fetch")
-    created = darkroom.create(source.url(disk.name))
-    darkroom.wait_hit("import.fetch")
+    own.arm("import.fetch")
+    created = own.create(source.url(disk.name))
+    own.wait_hit("import.fetch")
     signature = SIGNATURE.partition("=")[2].encode()
 
     def places() -> list[str]:
-        files = [path for path in darkroom.data.rglob("*") if path.is_file()]
-        return [str(path) for path in (*files, darkroom.log_path) if signature in path.read_bytes()]
+        files = [path for path in own.data.rglob("*") if path.is_file()]
+        return [str(path) for path in (*files, own.log_path) if signature in path.read_bytes()]
 
     assert places() == []
-    assert SIGNATURE not in str(darkroom.operation(created.id))
-    darkroom.let_go("import.fetch")
-    assert darkroom.done(created.id).HasField("response")
-    failing = darkroom.create(source.url("missing"))
-    darkroom.done(failing.id)
+    assert SIGNATURE not in str(own.operation(created.id))
+    own.let_go("import.fetch")
+    assert own.done(created.id).HasField("response")
+    failing = own.create(source.url("missing"))
+    own.done(failing.id)
     assert places() == []
-    darkroom.kill()
+    own.kill()
     assert places() == []
 
 
-def test_every_file_is_private(darkroom: Installation, source: ObjectServer, disk: Path) -> None:
-    darkroom.done(darkroom.create(source.url(disk.name)).id)
+def test_every_file_is_private(own: Installation, source: ObjectServer, disk: Path) -> None:
+    own.done(own.create(source.url(disk.name)).id)
     readable = [
         path
-        for path in (darkroom.data, *darkroom.data.rglob("*"))
-        if path.stat().st_mode & 0o077 and (path.is_file() or path == darkroom.data)
+        for path in (own.data, *own.data.rglob("*"))
+        if path.stat().st_mode & 0o077 and (path.is_file() or path == own.data)
     ]
     assert readable == []
