@@ -330,6 +330,19 @@ def test_a_half_made_sandbox_dies_with_its_parent(half_made: Sandbox, room: Room
     assert len(orphaned(half_made, room)) == 4
 
 
+def test_a_sandbox_that_is_not_made_this_time_may_be_later(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = room.output / "bwrap"
+    program.write_text("#!/bin/sh\necho Creating new namespace failed >&2\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", str(room.output), prepend=os.pathsep)
+    with pytest.raises(Failure) as caught:
+        room.python(Sandbox(Confinement.BUBBLEWRAP), "pass")
+    assert caught.value.reason == "SANDBOX_FAILED"
+    assert caught.value.retry_after_seconds is not None
+
+
 def cancelled(sandbox: Sandbox, room: Room) -> list[psutil.Process]:
     """The processes of a sandbox that was told to stop: they are gone."""
     pulled: list[float] = []

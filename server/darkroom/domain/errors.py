@@ -843,6 +843,14 @@ SANDBOX_UNAVAILABLE = _kind(
     "This server cannot confine the conversion of images, so it imports none",
     "The operator has to allow user namespaces (bubblewrap) or run a kernel with Landlock.",
 )
+SANDBOX_FAILED = _kind(
+    Code.UNAVAILABLE,
+    "SANDBOX_FAILED",
+    "The conversion of the image could not be confined this time",
+    "The import is tried again by itself; the server's log says what went wrong, and the operator "
+    "has to see that it may have more processes and namespaces.",
+    5.0,
+)
 
 
 def source_url_invalid(problem: str) -> Failure:
@@ -1001,6 +1009,10 @@ def converter_missing() -> Failure:
 
 def sandbox_unavailable() -> Failure:
     return SANDBOX_UNAVAILABLE.failure()
+
+
+def sandbox_failed() -> Failure:
+    return SANDBOX_FAILED.failure()
 
 
 # --- over HTTP ------------------------------------------------------------------------------------

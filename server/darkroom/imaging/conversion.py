@@ -63,7 +63,6 @@ class Converted:
 _BEYOND_THE_END = ("exceeding the end of the file", "points after EOF")
 """What `qemu-img check` says of tables that are whole and data that is not there."""
 
-
 _TOO_MUCH = "its tables describe far more than the file can hold"
 
 
@@ -97,7 +96,7 @@ class Converter:
         one plain file with the same virtual size. When this returns, the file is on the disk;
         when it raises, `target` is gone.
 
-        Raises `Failure` (IMAGE_*, CONVERSION_*, STORAGE_FULL, SANDBOX_UNAVAILABLE), `Interrupted`.
+        Raises `Failure` (IMAGE_*, CONVERSION_*, STORAGE_FULL, SANDBOX_*), `Interrupted`.
         """
         try:
             self._check(source, inspection, watch)

@@ -157,7 +157,7 @@ class Sandbox:
         watch is set, when its time is over, and when this process dies, at whatever moment. When
         this returns or raises, every one of them has closed its files.
 
-        Raises `Interrupted`; `Failure` SANDBOX_UNAVAILABLE, also where the set-up fails.
+        Raises `Interrupted`; `Failure` SANDBOX_UNAVAILABLE, SANDBOX_FAILED.
         """
         self.ensure_available()
         watch.check()
@@ -170,8 +170,9 @@ class Sandbox:
                 arguments = _launched(build_command, descriptor, output, limits, self.confinement)
             outcome = _supervise(arguments, [descriptor], limits.wall_seconds, watch, on_output)
         if not outcome.timed_out and not outcome.complaints.startswith(confine.CONFINED):
+            # It did work when it was detected: for instance namespaces are used up just now.
             log.error("sandbox failed", extra={"fields": {"complaints": outcome.complaints}})
-            raise errors.sandbox_unavailable()
+            raise errors.sandbox_failed()
         return replace(outcome, complaints=outcome.complaints.removeprefix(confine.CONFINED))
 
     def works(self) -> bool:
