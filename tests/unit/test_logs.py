@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from darkroom.telemetry import logs
+from log_schema import check
 
 SIGNED = "https://s3.example/images/disk.qcow2?X-Amz-Expires=60&X-Amz-Signature=5ec7e7"
 CUT = "https://s3.example/images/disk.qcow2"
@@ -145,6 +146,9 @@ def fail():
 thread = threading.Thread(target=fail)
 thread.start()
 thread.join()
+logs.configure("warning")
+log.info("not written")
+logs.often(log, "not written", {{}})
 fail()
 """
 
@@ -154,6 +158,8 @@ def test_configured_process_writes_nothing_but_json_lines() -> None:
         [sys.executable, "-c", CONFIGURED], capture_output=True, text=True, check=False, timeout=30
     )
     lines = [json.loads(each) for each in result.stderr.splitlines()]
+    for each in lines:
+        check(each)
     assert [(each["level"], each["event"]) for each in lines[:4]] == [
         ("info", "written"),
         ("error", "a log line could not be made"),

@@ -168,9 +168,13 @@ class StandardErrorHandler(logging.Handler):
             line = self.format(record).encode() + b"\n"
         except Exception:
             # A field whose text cannot be made: say which line was lost, not why.
-            line = b'{"level":"error","event":"a log line could not be made","logger":%s}\n' % (
-                json.dumps(record.name).encode()
-            )
+            lost = {
+                "time": JsonFormatter()._time(record.created),
+                "level": "error",
+                "logger": record.name,
+                "event": "a log line could not be made",
+            }
+            line = _encode(lost).encode() + b"\n"
         with contextlib.suppress(OSError):
             while line:
                 line = line[os.write(_STANDARD_ERROR, line) :]
