@@ -95,10 +95,15 @@ def test_a_silent_reflection_stream_is_ended(start: Starter, silence: Silence) -
         assert stream.code() is grpc.StatusCode.CANCELLED
 
 
-def test_of_too_many_waiting_calls_the_oldest_are_given_up(
-    start: Starter, silence: Silence, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("undisturbed_seconds", [0.0, 60.0])
+def test_of_too_many_requests_on_their_way_those_that_take_long_are_given_up(
+    start: Starter,
+    silence: Silence,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed_seconds: float,
 ) -> None:
-    monkeypatch.setattr(arrival, "MAX_WAITING", 4)
+    monkeypatch.setattr(arrival, "MAX_ARRIVING", 4)
+    monkeypatch.setattr(arrival, "_UNDISTURBED_SECONDS", undisturbed_seconds)
     server = start()
     with connect(server.address) as channel:
         client = Client(channel)
@@ -106,9 +111,29 @@ def test_of_too_many_waiting_calls_the_oldest_are_given_up(
         for number in range(6):
             calls.append(client.open_without_request(GET, silence))
             until(lambda number=number: len(server._alarms) == min(number + 1, 4), "the call")  # type: ignore[misc]
-        for given_up in calls[:2]:
-            assert refused(given_up.result).reason == "REQUEST_TOO_LATE"
-        assert not any(each.done() for each in calls[2:])
+        refused_ones = calls[:2] if undisturbed_seconds == 0.0 else calls[4:]
+        for call in refused_ones:
+            failed = refused(call.result)
+            assert failed.reason == "OVERLOADED"
+            assert int(failed.trailers["grpc-retry-pushback-ms"]) > 0
+        assert [call.done() for call in calls].count(True) == 2
+
+
+def test_a_request_that_is_not_waited_for_is_refused_before_it_has_come(
+    start: Starter, silence: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "MAX_ARRIVING", 1)
+    server = start()
+    with connect(server.address) as channel:
+        client = Client(channel)
+        idler = client.open_without_request(GET, silence)
+        until(lambda: len(server._alarms) == 1, "the idler")
+        large = SMALL + b"\xfa\x7f\xc0\x84\x3d" + bytes(1_000_000)
+        assert refused(lambda: client.raw(GET, large)).reason == "OVERLOADED"
+        idler.cancel()
+        until(lambda: len(server._alarms) == 0, "the idler's end")
+        assert refused(lambda: client.raw(GET, large)).code is grpc.StatusCode.NOT_FOUND
+    assert not server._pool._arriving  # type: ignore[attr-defined]
 
 
 def test_a_cancelled_call_leaves_nothing_behind(start: Starter, silence: Silence) -> None:

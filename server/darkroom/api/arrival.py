@@ -30,8 +30,14 @@ except ImportError:  # `unsupported` reports it
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 8192
-"""Calls of one pool that may wait for their request; beyond it the oldest is given up."""
+MAX_ARRIVING = 128
+"""Calls of one pool whose request may be on its way. gRPC's core makes room for a whole request as
+soon as it is waited for, so this many of the largest are what callers can have it keep, however
+many connections they open."""
+
+_UNDISTURBED_SECONDS = 2.0
+"""How long a request may be on its way before a newer call can take its place: long enough for one
+that comes, short enough that calls which never send one keep nobody out."""
 
 _LEAST_RUNNING = 128
 """Calls of one pool that may have their request and no answer yet, however few its threads."""
@@ -56,7 +62,7 @@ class NoRequest:
 
 MISSING = NoRequest("the client closed the call without a request")
 LATE = NoRequest("no request within the time that is allowed")
-CROWDED = NoRequest("too many calls wait for their answer; this one's request was dropped")
+CROWDED = NoRequest("too many calls at once; this one's request was dropped, or not waited for")
 
 
 class Alarms:
@@ -81,14 +87,6 @@ class Alarms:
     def call_off(self, key: object) -> bool:
         """Whether it was in time: if so, `ring` is never called."""
         return self._due.pop(key, None) is not None
-
-    def ring_oldest(self) -> None:
-        """End the wait of whoever has waited longest."""
-        try:
-            _, (_, ring) = self._due.popitem(last=False)
-        except KeyError:
-            return
-        ring()
 
     def _run(self) -> None:
         pause_seconds = min(self.seconds / 4, _LONGEST_PAUSE_SECONDS)
@@ -145,22 +143,28 @@ def unsupported() -> str:
 class _Ticket:
     """What grpcio sees of a submitted call: something that will say when it is over."""
 
-    __slots__ = ("_callback", "_over")
+    __slots__ = ("_callbacks", "_over")
 
     def __init__(self) -> None:
-        self._callback: Callable[[Any], None] | None = None
+        self._callbacks: list[Callable[[Any], None]] = []
         self._over = False
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        # Only grpcio calls this, once, on the thread and before the event that may end the call.
-        self._callback = callback
+        self._callbacks.append(callback)
         if self._over:
-            callback(self)
+            self._call_back()
 
     def over(self) -> None:
         self._over = True
-        if self._callback is not None:
-            self._callback(self)
+        self._call_back()
+
+    def _call_back(self) -> None:
+        # Whoever takes it out calls it: the call may end while it is being added.
+        try:
+            callback = self._callbacks.pop()
+        except IndexError:
+            return
+        callback(self)
 
 
 class RequestFirstExecutor(ThreadPoolExecutor):
@@ -176,6 +180,8 @@ class RequestFirstExecutor(ThreadPoolExecutor):
         # its own, for all others may be stuck.
         self._max_running = max(threads, _LEAST_RUNNING)
         self._refusing = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-refusing")
+        # In the order in which they came; only grpcio's one serving thread adds to it.
+        self._arriving: OrderedDict[object, tuple[float, Callable[[object], None]]] = OrderedDict()
         self._running: set[object] = set()
         self._large: set[object] = set()
 
@@ -200,7 +206,8 @@ class RequestFirstExecutor(ThreadPoolExecutor):
     ) -> _Ticket:
         # grpcio calls this on its one serving thread, which must never stop or raise.
         ticket = _Ticket()
-        alarms, running, large = self._alarms, self._running, self._large
+        alarms, arriving = self._alarms, self._arriving
+        running, large = self._running, self._large
         submit, refuse = super().submit, self._refusing.submit
         token = _server._RECEIVE_MESSAGE_TOKEN
 
@@ -221,6 +228,7 @@ class RequestFirstExecutor(ThreadPoolExecutor):
 
         def received(event: Any) -> Any:
             data = event.batch_operations[0].message()
+            arriving.pop(ticket, None)
             if alarms.call_off(ticket):
                 if data is not None:
                     start(data if self._keeps(ticket, len(data)) else CROWDED)
@@ -231,9 +239,15 @@ class RequestFirstExecutor(ThreadPoolExecutor):
             with state.condition:
                 return _server._possibly_finish_call(state, token)
 
-        if len(alarms) >= MAX_WAITING:
-            alarms.ring_oldest()
-        alarms.set(ticket, lambda: start(LATE))
+        def late() -> None:
+            arriving.pop(ticket, None)
+            start(LATE)
+
+        if len(arriving) >= MAX_ARRIVING and not self._make_room():
+            start(CROWDED)
+            return ticket
+        arriving[ticket] = time.monotonic(), start
+        alarms.set(ticket, late)
         rpc_event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
         state.due.add(token)
         return ticket
@@ -241,6 +255,19 @@ class RequestFirstExecutor(ThreadPoolExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         for shut_down in (self._refusing.shutdown, super().shutdown):
             shut_down(wait, cancel_futures=cancel_futures)
+
+    def _make_room(self) -> bool:
+        """Give up the call whose request has been on its way longest, if that is long."""
+        try:
+            ticket, (since, start) = next(iter(self._arriving.items()))
+        except (StopIteration, RuntimeError):  # an alarm has just taken one out
+            return True
+        if time.monotonic() - since < _UNDISTURBED_SECONDS:
+            return False
+        self._arriving.pop(ticket, None)
+        if self._alarms.call_off(ticket):
+            start(CROWDED)
+        return True
 
     def _keeps(self, ticket: _Ticket, size_bytes: int) -> bool:
         """Whether there is room for a request that has come."""
