@@ -168,7 +168,7 @@ def main() -> int:
 
 def measured(server: Server, folder: Path, seconds: int) -> list[Ratio]:
     """Quiet, full, overloaded, quiet again."""
-    request = image_service_pb2.CreateImageRequest(folder_id=FOLDER, image_id=seed(folder))
+    request = image_service_pb2.CreateImageRequest(folder_id=FOLDER, image_id=seed(folder / "data"))
     with grpc.insecure_channel(server.address) as channel:
         reply = image_service_pb2_grpc.ImageServiceStub(channel).Create(request)
     body = folder / "body"

@@ -10,7 +10,7 @@ import pytest
 
 from api.client import GET, Client, Refused, Silence, connect, refused, until
 from api.conftest import LogLines, Starter
-from darkroom.api import arrival, interceptors
+from darkroom.api import arrival, interceptors, overload_log
 from darkroom.api.server import Server
 from darkroom.storage.sqlite import SqliteStore
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2
@@ -95,45 +95,38 @@ def test_a_silent_reflection_stream_is_ended(start: Starter, silence: Silence) -
         assert stream.code() is grpc.StatusCode.CANCELLED
 
 
-@pytest.mark.parametrize("undisturbed_seconds", [0.0, 60.0])
+@pytest.mark.parametrize(("undisturbed_seconds", "given_up"), [(0.0, [0, 1, 2]), (60.0, [2, 3, 4])])
 def test_of_too_many_requests_on_their_way_those_that_take_long_are_given_up(
     start: Starter,
     silence: Silence,
     monkeypatch: pytest.MonkeyPatch,
     undisturbed_seconds: float,
+    given_up: list[int],
 ) -> None:
-    monkeypatch.setattr(arrival, "MAX_ARRIVING", 4)
+    """Two may settle, two are the newest; seven come."""
+    monkeypatch.setattr(arrival, "MAX_SETTLED", 2)
+    monkeypatch.setattr(arrival, "MAX_NEWEST", 2)
+    monkeypatch.setattr(arrival, "_MOMENT_SECONDS", 0.0)
     monkeypatch.setattr(arrival, "_UNDISTURBED_SECONDS", undisturbed_seconds)
     server = start()
     with connect(server.address) as channel:
         client = Client(channel)
-        calls = []
-        for number in range(6):
+        calls: list[Any] = []
+
+        def open_one(alarms: int) -> None:
             calls.append(client.open_without_request(GET, silence))
-            until(lambda number=number: len(server._alarms) == min(number + 1, 4), "the call")  # type: ignore[misc]
-        refused_ones = calls[:2] if undisturbed_seconds == 0.0 else calls[4:]
-        for call in refused_ones:
-            failed = refused(call.result)
+            until(lambda: len(server._alarms) == alarms, "the call to have reached the server")
+
+        for number in range(4):
+            open_one(number + 1)
+        for number in given_up:
+            open_one(4)
+            failed = refused(calls[number].result)
             assert failed.reason == "OVERLOADED"
             assert int(failed.trailers["grpc-retry-pushback-ms"]) > 0
-        assert [call.done() for call in calls].count(True) == 2
-
-
-def test_a_request_that_is_not_waited_for_is_refused_before_it_has_come(
-    start: Starter, silence: Silence, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arrival, "MAX_ARRIVING", 1)
-    server = start()
-    with connect(server.address) as channel:
-        client = Client(channel)
-        idler = client.open_without_request(GET, silence)
-        until(lambda: len(server._alarms) == 1, "the idler")
-        large = SMALL + b"\xfa\x7f\xc0\x84\x3d" + bytes(1_000_000)
-        assert refused(lambda: client.raw(GET, large)).reason == "OVERLOADED"
-        idler.cancel()
-        until(lambda: len(server._alarms) == 0, "the idler's end")
-        assert refused(lambda: client.raw(GET, large)).code is grpc.StatusCode.NOT_FOUND
-    assert not server._pool._arriving  # type: ignore[attr-defined]
+        assert [number for number, call in enumerate(calls) if call.done()] == given_up
+        # Whoever sends a request with the call is not kept out.
+        assert refused(lambda: client.raw(GET, SMALL)).code is grpc.StatusCode.NOT_FOUND
 
 
 def test_a_cancelled_call_leaves_nothing_behind(start: Starter, silence: Silence) -> None:
@@ -164,7 +157,7 @@ class Brake:
 
 
 def test_more_calls_than_may_run_are_refused_with_a_pause(
-    start: Starter, monkeypatch: pytest.MonkeyPatch
+    start: Starter, monkeypatch: pytest.MonkeyPatch, lines: LogLines
 ) -> None:
     server = start(max_concurrent_rpcs=2)
     brake = Brake(monkeypatch, ("get",))
@@ -178,9 +171,29 @@ def test_more_calls_than_may_run_are_refused_with_a_pause(
         assert failed.reason == "OVERLOADED"
         assert int(failed.trailers["grpc-retry-pushback-ms"]) > 0
         assert channel.unary_unary(HEALTH)(b"", timeout=5), "health is outside the limit"
+        told = [line for line in lines.calls() if line.get("reason") == "OVERLOADED"]
+        assert [(line["method"], line["code"]) for line in told] == [(GET, "RESOURCE_EXHAUSTED")]
         brake.go.set()
         for call in running:
             assert refused(call.result).code is grpc.StatusCode.NOT_FOUND
+
+
+def test_calls_refused_by_the_thousand_have_a_line_a_second_and_are_counted(
+    lines: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload_log, "_SECONDS", 60.0)
+    refusals = overload_log.OverloadLog()
+    for _ in range(2):
+        assert [refusals.has_own_line(path) for path in (GET, GET, HEALTH, GET)] == [
+            *(True, False, False, False)
+        ]
+        refusals.flush()
+    monkeypatch.setattr(overload_log, "_SECONDS", 0.01)
+    assert refusals.has_own_line(GET)
+    until(lambda: refusals.has_own_line(GET), "the second to be over")
+    refusals.flush()
+    counted = [(line["method"], line["reason"], line["calls"]) for line in lines.calls()]
+    assert counted[:4] == [(GET, "OVERLOADED", 2), (HEALTH, "OVERLOADED", 1)] * 2
 
 
 def crowd_and(client: Client, crowd: list[bytes], latecomer: bytes, brake: Brake) -> Refused:

@@ -30,14 +30,19 @@ except ImportError:  # `unsupported` reports it
 
 log = logging.getLogger(__name__)
 
-MAX_ARRIVING = 128
+MAX_SETTLED = 96
+MAX_NEWEST = 32
 """Calls of one pool whose request may be on its way. gRPC's core makes room for a whole request as
 soon as it is waited for, so this many of the largest are what callers can have it keep, however
 many connections they open."""
 
+_MOMENT_SECONDS = 0.1
+"""The newest may be more for so long: enough for a request that comes with its call, however busy
+the server is with other calls, and little for large ones."""
+_MOST_FOR_A_MOMENT = 256
+
 _UNDISTURBED_SECONDS = 2.0
-"""How long a request may be on its way before a newer call can take its place: long enough for one
-that comes, short enough that calls which never send one keep nobody out."""
+"""How long a settled one may take while others want its place."""
 
 _LEAST_RUNNING = 128
 """Calls of one pool that may have their request and no answer yet, however few its threads."""
@@ -46,7 +51,7 @@ _LARGE_BYTES = 64 * 1024
 MAX_LARGE = 64
 """Requests longer than that which are kept at once: they are rare, and memory is not for them."""
 
-_LONGEST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 0.1
 
 _THUNK = "_unary_request.<locals>.unary_request"
 """The function with which grpcio waits for the request of a call that has exactly one."""
@@ -73,6 +78,7 @@ class Alarms:
         # Ordered by the time they are due, since all are set for equally long. Taking an entry out
         # is what decides between an alarm and its being called off.
         self._due: OrderedDict[object, tuple[float, Callable[[], object]]] = OrderedDict()
+        self._in_between: list[Callable[[], object]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="call-alarms", daemon=True)
         self._thread.start()
@@ -84,6 +90,10 @@ class Alarms:
         """Call `ring` once the time is up, on the alarms' own thread."""
         self._due[key] = (time.monotonic() + self.seconds, ring)
 
+    def in_between(self, act: Callable[[], object]) -> None:
+        """Have `act` done several times a second, on the alarms' own thread."""
+        self._in_between.append(act)
+
     def call_off(self, key: object) -> bool:
         """Whether it was in time: if so, `ring` is never called."""
         return self._due.pop(key, None) is not None
@@ -92,14 +102,17 @@ class Alarms:
         pause_seconds = min(self.seconds / 4, _LONGEST_PAUSE_SECONDS)
         while not self._stop.wait(pause_seconds):
             now = time.monotonic()
-            for key, (due, ring) in list(self._due.items()):
-                if due > now:
+            due = []
+            for key, (due_at, ring) in list(self._due.items()):
+                if due_at > now:
                     break
                 if self.call_off(key):
-                    try:
-                        ring()
-                    except Exception:
-                        log.exception("call alarm failed")
+                    due.append(ring)
+            for act in (*due, *self._in_between):
+                try:
+                    act()
+                except Exception:
+                    log.exception("call alarm failed")
 
     def close(self) -> None:
         """End the thread; alarms that are still set never ring."""
@@ -167,6 +180,63 @@ class _Ticket:
         callback(self)
 
 
+class _Arrivals:
+    """Calls whose request is on its way, of which there may be only so many.
+
+    Each begins among the newest. Where those are too many, the oldest of them is moved to the
+    settled ones, which have time, or given up if there is no place: so neither calls that never
+    send a request nor large ones keep out small ones. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # In the order in which they came.
+        self._newest: OrderedDict[object, tuple[float, Callable[[], None]]] = OrderedDict()
+        self._settled: OrderedDict[object, tuple[float, Callable[[], None]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._newest) + len(self._settled)
+
+    def add(self, key: object, give_up: Callable[[], None]) -> None:
+        """Take one in; `give_up` is called if it has to go."""
+        with self._lock:
+            self._newest[key] = time.monotonic(), give_up
+        self.settle()
+
+    def remove(self, key: object) -> None:
+        """Its request has come, or nobody waits for it any more."""
+        with self._lock:
+            if self._newest.pop(key, None) is None:
+                self._settled.pop(key, None)
+
+    def settle(self) -> None:
+        """See that there are not too many for longer than a moment."""
+        if len(self._newest) <= MAX_NEWEST:
+            return
+        with self._lock:
+            given_up = self._moved(time.monotonic())
+        for give_up in given_up:
+            give_up()
+
+    def _moved(self, now: float) -> list[Callable[[], None]]:
+        """Make the newest few again; those that no place was found for."""
+        given_up = []
+        while len(self._newest) > MAX_NEWEST:
+            key, (since, give_up) = next(iter(self._newest.items()))
+            if now - since < _MOMENT_SECONDS and len(self._newest) <= _MOST_FOR_A_MOMENT:
+                break
+            del self._newest[key]
+            if len(self._settled) >= MAX_SETTLED:
+                settled, (settled_since, give_up_settled) = next(iter(self._settled.items()))
+                if now - settled_since < _UNDISTURBED_SECONDS:
+                    given_up.append(give_up)
+                    continue
+                del self._settled[settled]
+                given_up.append(give_up_settled)
+            self._settled[key] = since, give_up
+        return given_up
+
+
 class RequestFirstExecutor(ThreadPoolExecutor):
     """A pool that starts a call of one request once that request is there.
 
@@ -180,15 +250,16 @@ class RequestFirstExecutor(ThreadPoolExecutor):
         # its own, for all others may be stuck.
         self._max_running = max(threads, _LEAST_RUNNING)
         self._refusing = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-refusing")
-        # In the order in which they came; only grpcio's one serving thread adds to it.
-        self._arriving: OrderedDict[object, tuple[float, Callable[[object], None]]] = OrderedDict()
+        self._arrivals = _Arrivals()
+        alarms.in_between(self._arrivals.settle)
         self._running: set[object] = set()
+        self._refused: set[object] = set()
         self._large: set[object] = set()
 
     @property
     def running(self) -> int:
-        """Calls that have their request but no answer yet."""
-        return len(self._running)
+        """Calls that have their request, or are to be refused, but have no answer yet."""
+        return len(self._running) + len(self._refused)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if len(args) == _ARGUMENTS and getattr(args[4], "__qualname__", "") == _THUNK:
@@ -206,68 +277,63 @@ class RequestFirstExecutor(ThreadPoolExecutor):
     ) -> _Ticket:
         # grpcio calls this on its one serving thread, which must never stop or raise.
         ticket = _Ticket()
-        alarms, arriving = self._alarms, self._arriving
-        running, large = self._running, self._large
-        submit, refuse = super().submit, self._refusing.submit
+        alarms, arrivals = self._alarms, self._arrivals
         token = _server._RECEIVE_MESSAGE_TOKEN
 
-        def ended(_work: object) -> None:
-            running.discard(ticket)
-            large.discard(ticket)
-            ticket.over()
-
         def start(request: object) -> None:
-            running.add(ticket)
             arguments = (target, rpc_event, state, behaviour, lambda: request, *coders)
-            try:
-                work = (refuse if request is CROWDED else submit)(run, *arguments)
-            except RuntimeError:  # the pool is closed, and so is the server
-                ended(None)
-            else:
-                work.add_done_callback(ended)
+            self._start(ticket, request, run, arguments)
 
         def received(event: Any) -> Any:
             data = event.batch_operations[0].message()
-            arriving.pop(ticket, None)
+            arrivals.remove(ticket)
             if alarms.call_off(ticket):
                 if data is not None:
                     start(data if self._keeps(ticket, len(data)) else CROWDED)
                 elif state.client is not _server._CANCELLED:
                     start(MISSING)
                 else:
-                    ended(None)
+                    ticket.over()
             with state.condition:
                 return _server._possibly_finish_call(state, token)
 
         def late() -> None:
-            arriving.pop(ticket, None)
+            arrivals.remove(ticket)
             start(LATE)
 
-        if len(arriving) >= MAX_ARRIVING and not self._make_room():
-            start(CROWDED)
-            return ticket
-        arriving[ticket] = time.monotonic(), start
+        def give_up() -> None:
+            if alarms.call_off(ticket):
+                start(CROWDED)
+
         alarms.set(ticket, late)
+        arrivals.add(ticket, give_up)
         rpc_event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
         state.due.add(token)
         return ticket
 
+    def _start(
+        self, ticket: _Ticket, request: object, run: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> None:
+        """Have a thread answer the call, with its request or with what stands in its place."""
+        crowded = request is CROWDED
+        (self._refused if crowded else self._running).add(ticket)
+
+        def ended(_work: object) -> None:
+            for each in (self._running, self._refused, self._large):
+                each.discard(ticket)
+            ticket.over()
+
+        submit = self._refusing.submit if crowded else super().submit
+        try:
+            work = submit(run, *arguments)
+        except RuntimeError:  # the pool is closed, and so is the server
+            ended(None)
+        else:
+            work.add_done_callback(ended)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         for shut_down in (self._refusing.shutdown, super().shutdown):
             shut_down(wait, cancel_futures=cancel_futures)
-
-    def _make_room(self) -> bool:
-        """Give up the call whose request has been on its way longest, if that is long."""
-        try:
-            ticket, (since, start) = next(iter(self._arriving.items()))
-        except (StopIteration, RuntimeError):  # an alarm has just taken one out
-            return True
-        if time.monotonic() - since < _UNDISTURBED_SECONDS:
-            return False
-        self._arriving.pop(ticket, None)
-        if self._alarms.call_off(ticket):
-            start(CROWDED)
-        return True
 
     def _keeps(self, ticket: _Ticket, size_bytes: int) -> bool:
         """Whether there is room for a request that has come."""

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from darkroom.api.arrival import CROWDED, LATE, Alarms, NoRequest
 from darkroom.api.authentication import Authenticator, Authorizer
 from darkroom.api.calls import Call, Handler, Method
+from darkroom.api.overload_log import OVERLOADED, OverloadLog
 from darkroom.api.permissions import PUBLIC
 from darkroom.api.status import Refusal, answer, refusal
 from darkroom.api.validation import Report, Validator
@@ -72,6 +73,7 @@ class Interceptors:
         self._request_seconds = request_seconds
         self._max_request_bytes = max_request_bytes
         self._max_metadata_bytes = max_metadata_bytes
+        self.overload_log = OverloadLog()
         self._refusing = threading.Event()
         self._running: set[Call] = set()
         self._metrics, self._tracing = instruments.metrics, instruments.tracing
@@ -192,12 +194,14 @@ class Interceptors:
 
     def _access_log(self, method: Method, inner: Handler) -> Handler:
         path, clock = method.path, time.perf_counter
+        has_own_line = self.overload_log.has_own_line
 
         def handle(call: Call) -> Any:
             started = clock()
             outcome = inner(call)
             if outcome.__class__ is Refusal:
-                write_line(path, call, clock() - started, outcome.code.name, outcome.reason)
+                if outcome.reason != OVERLOADED or has_own_line(path):
+                    write_line(path, call, clock() - started, outcome.code.name, outcome.reason)
             else:
                 write_line(path, call, clock() - started, "OK")
             return outcome

@@ -281,6 +281,7 @@ class Server:
             stopped.wait(min(_FLUSH_SECONDS, max(0.0, deadline - time.monotonic())))
             self._server.stop(None)
         stopped.wait()
+        self._interceptors.overload_log.flush()
         self._alarms.close()
         for pool in (self._pool, self._health_pool, self._reflection_pool):
             pool.shutdown(wait=False)
