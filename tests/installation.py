@@ -77,7 +77,8 @@ class Installation:
         """Descriptors that the server is started with."""
         self.source_origin = source_origin
         self.listen = "127.0.0.1:0"
-        self._settings = settings
+        self.settings = settings
+        """By variable; those of the next start may be others."""
         self.channel: grpc.Channel | None = None
 
     # --- processes --------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ class Installation:
             "DARKROOM_LEASE_SECONDS": "2",
             "DARKROOM_TLS_LISTEN": "",
             "DARKROOM_DRAIN_SECONDS": "0",
-            **self._settings,
+            **self.settings,
         }
 
     @contextlib.contextmanager

@@ -66,6 +66,7 @@ _FROM_GATEWAY = {
 }
 """What Envoy answers by itself, besides 400, 503 and 504."""
 _CODE_LINE = re.compile(r"^([A-Z_]+): (.*)$", re.MULTILINE)
+_NOT_OFFERED = "Not offered here: UNIMPLEMENTED."
 _VERBS = ("get", "put", "post", "delete", "patch")
 
 _DESCRIPTION = """\
@@ -255,7 +256,7 @@ class _Document:
         named = dict(_CODE_LINE.findall(comment))
         codes = {*_EVERYWHERE, *(() if public else ("UNAUTHENTICATED",)), *named}
         responses: Schema = {}
-        if "UNIMPLEMENTED" in comment:
+        if _NOT_OFFERED in comment:
             codes.add("UNIMPLEMENTED")
         else:
             content = {"application/json": {"schema": self._answer(package, method)}}

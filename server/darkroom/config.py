@@ -52,6 +52,14 @@ def _whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], i
     return parse
 
 
+def _rate(text: str) -> int:
+    """0, or so much that no connection looks as if it had stalled."""
+    value = _whole_number(0)(text)
+    if 0 < value < 1024**2:
+        raise ValueError("must be 0 or at least 1048576")
+    return value
+
+
 def _seconds(minimum: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
@@ -267,6 +275,12 @@ class Settings:
     )
     max_source_size: int = _setting(
         64 * 1024**3, "Largest object that is downloaded for an import, bytes.", _whole_number(1)
+    )
+    max_source_rate: int = _setting(
+        0,
+        "Bytes per second that one import downloads at most, at least 1048576; 0 for as fast as "
+        "it goes.",
+        _rate,
     )
     max_stored_size: int = _setting(
         64 * 1024**3,

@@ -246,7 +246,10 @@ def worker(deployment: Deployment, owner: str, watched: Instruments = NO_INSTRUM
         open_sealed=deployment.keyring.open,
         fetcher=Fetcher(
             SourcePolicy(settings.source_endpoints()),
-            FetchLimits(max_bytes=settings.max_source_size),
+            FetchLimits(
+                max_bytes=settings.max_source_size,
+                max_bytes_per_second=settings.max_source_rate,
+            ),
         ),
         inspection_limits=InspectionLimits(max_virtual_size_bytes=settings.max_virtual_size),
         converter=Converter(

@@ -62,6 +62,16 @@ def test_reads_parts_of_one_version(tmp_path: Path) -> None:
     assert no_threads()
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_is_no_faster_than_is_allowed(ranges: bool, tmp_path: Path) -> None:
+    most = 6 * 1024**2
+    with serving(Behaviour(body=BODY, ranges=ranges)) as origin:
+        started = time.monotonic()
+        fetched = fetch(origin, tmp_path / "source", max_bytes_per_second=most)
+        assert time.monotonic() - started >= len(BODY) / most
+    assert fetched == Fetched(len(BODY), DIGEST)
+
+
 @pytest.mark.parametrize("size", [1, 511, PART, PART + 1])
 def test_sizes_around_a_part(size: int, tmp_path: Path) -> None:
     with serving(Behaviour(body=BODY[:size])) as origin:

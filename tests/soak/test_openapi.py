@@ -1,7 +1,13 @@
-"""A public fuzzer with nothing but the published OpenAPI document runs it against the gateway."""
+"""A public fuzzer with nothing but the published OpenAPI document and a token runs it.
 
+Against the gateway before a server that asks who calls: the fuzzer also leaves the token out, where
+the document says that one is needed, and must be refused.
+"""
+
+import json
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -49,19 +55,44 @@ def known(darkroom: Installation, url: str) -> dict[str, list[str]]:
     }
 
 
+def made_known(darkroom: Installation) -> tuple[str, dict[str, list[str]]]:
+    """Start again, asking who calls; a token that may do everything, and dictionaries."""
+    darkroom.kill(signal.SIGTERM)
+    darkroom.settings["DARKROOM_AUTH_MODE"] = "iam"
+    darkroom.start()
+
+    def account(*arguments: str) -> str:
+        finished = darkroom.command("account", *arguments)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout.strip()
+
+    static = account("create", "root", "--user", "--role", "admin")
+    robot = json.loads(account("create", "robot"))
+    revoked = [account("token", "robot") for _ in range(EACH)]
+    token = account("token", "root")
+    return token, {
+        "static_tokens": [static],
+        "accounts": [robot["service_account_id"]],
+        "tokens": revoked,
+    }
+
+
 @pytest.mark.timeout(RUN_SECONDS + 120)
 def test_schemathesis_finds_nothing(
     darkroom: Installation, source: ObjectServer, disk: Path, tmp_path: Path
 ) -> None:
     program = environment("schemathesis", [SCHEMATHESIS]).with_name("schemathesis")
     configuration = shutil.copy(CONFIGURATION, tmp_path)
-    for name, values in known(darkroom, source.url(disk.name)).items():
+    things = known(darkroom, source.url(disk.name))
+    token, identities = made_known(darkroom)
+    for name, values in (things | identities).items():
         lines = "".join(f'"{value}"\n' for value in values)
         (tmp_path / f"{name}.dict").write_text(lines)
     with gateway(tmp_path, darkroom.address) as front:
         finished = subprocess.run(
             [
                 *(program, "--config-file", configuration, "run", "--no-color"),
+                *("--header", f"Authorization: Bearer {token}"),
                 f"http://{front.address}/openapi.json",
             ],
             cwd=tmp_path,

@@ -16,19 +16,15 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 _POLL_SECONDS = 0.1
 
-# `is_global` of the standard library lets these through: translated and tunnelled IPv4 (NAT64,
-# 6to4 and its relay, Teredo), where the address inside is not looked at.
-_TUNNELS = tuple(
+# `is_global` of the standard library lets these through: tunnelled IPv4 (6to4 and its relay,
+# Teredo), where the address inside is not looked at, and what is only written about (RFC 9637).
+_CLOSED = tuple(
     ipaddress.ip_network(network)
-    for network in (
-        "64:ff9b::/96",
-        "64:ff9b:1::/48",
-        "2002::/16",
-        "2001::/32",
-        "192.88.99.0/24",
-        "::/96",
-    )
+    for network in ("2002::/16", "2001::/32", "192.88.99.0/24", "3fff::/20")
 )
+_PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
+"""All that IANA has given out for use in public; NAT64 and old site-local addresses are not."""
+_UNIQUE_LOCAL = ipaddress.ip_network("fc00::/7")
 _CARRIER_NAT = ipaddress.ip_network("100.64.0.0/10")
 
 
@@ -41,8 +37,9 @@ def resolve(host: str, port: int) -> Sequence[str]:
 def may_connect(address: Address, private_allowed: bool) -> bool:
     """Whether a host name may lead to this address.
 
-    Never: multicast, unspecified, link-local (where clouds keep their metadata service), reserved,
-    and tunnels that hide another address. Private, loopback and carrier-NAT addresses only where
+    Never: multicast, unspecified, link-local (where clouds keep their metadata service),
+    site-local, reserved, and tunnels that hide another address. Private, loopback and carrier-NAT
+    addresses only where
     `private_allowed`, which is for hosts that the operator listed.
     """
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
@@ -51,12 +48,14 @@ def may_connect(address: Address, private_allowed: bool) -> bool:
         return False
     if address.is_loopback:
         return private_allowed
-    if any(address in network for network in _TUNNELS if network.version == address.version):
+    if any(address in network for network in _CLOSED if network.version == address.version):
         return False
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _PUBLIC_IPV6:
+            return address.is_global
+        return private_allowed and address in _UNIQUE_LOCAL
     if address.is_global:
         return not address.is_reserved
-    if isinstance(address, ipaddress.IPv6Address):
-        return private_allowed and address in ipaddress.ip_network("fc00::/7")
     return private_allowed and (_is_rfc1918(address) or address in _CARRIER_NAT)
 
 

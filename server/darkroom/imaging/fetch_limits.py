@@ -15,6 +15,8 @@ class FetchLimits:
     """Within this time `min_bytes_per_second` must be reached on average, seconds."""
     min_bytes_per_second: int = 16 * 1024
     """Slowest download that does not count as stalled, bytes per second over all connections."""
+    max_bytes_per_second: int = 0
+    """Fastest download, bytes per second over all connections; 0 for as fast as it goes."""
     connect_seconds: float = 10.0
     """Longest name lookup and longest connection set-up, seconds each."""
     max_connections: int = 8

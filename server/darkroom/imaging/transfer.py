@@ -107,6 +107,8 @@ class Transfer:
         self._connections: set[Connection] = set()
         self._failure: BaseException | None = None
         self._received = 0
+        self._due = 0.0
+        """When, by the monotonic clock, all that has arrived may have arrived."""
         self._version: Version | None = None
         self._parts: list[_Part] = []
         self._unclaimed: Iterator[_Part] = iter(())
@@ -394,6 +396,19 @@ class Transfer:
         with self._changed:
             self._received += count
             self._changed.notify()
+        self._slow_down(count)
+
+    def _slow_down(self, count: int) -> None:
+        """Wait until these bytes, after those of all connections, are no more than is allowed."""
+        most = self._limits.max_bytes_per_second
+        if not most:
+            return
+        with self._changed:
+            now = time.monotonic()
+            self._due = max(self._due, now) + count / most
+            seconds = self._due - now
+        if self._stop.wait(seconds):
+            raise _Stopped
 
     def _stream(self, connection: Connection, answer: Answer | None) -> None:
         """Read the whole object as one response. A broken one has to start over."""

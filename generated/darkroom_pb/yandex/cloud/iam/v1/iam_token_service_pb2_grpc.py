@@ -69,6 +69,7 @@ class IamTokenServiceServicer:
         asked who they are, any identity of the right form is accepted.
 
         UNAUTHENTICATED: the identity given is not accepted.
+        UNIMPLEMENTED: others issue the tokens of this server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,8 +78,10 @@ class IamTokenServiceServicer:
     def CreateForServiceAccount(self, request, context):
         """Makes an IAM token for any service account; it ends with the caller's own at the latest.
 
-        UNAUTHENTICATED: the token is missing or not good. PERMISSION_DENIED: the caller is no
-        administrator of the cloud. NOT_FOUND: there is no such service account.
+        UNAUTHENTICATED: the token is missing or not good.
+        PERMISSION_DENIED: the caller is no administrator of the cloud.
+        NOT_FOUND: there is no such service account.
+        UNIMPLEMENTED: others issue the tokens of this server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,8 +91,9 @@ class IamTokenServiceServicer:
         """Makes an IAM token worthless before its time, on every server within seconds. Whoever has a
         token may revoke it.
 
-        UNAUTHENTICATED: the caller's own token is missing or not good. INVALID_ARGUMENT: the token to
-        revoke is not good. UNIMPLEMENTED: nobody is asked who they are, or others issue tokens.
+        UNAUTHENTICATED: the caller's own token is missing or not good.
+        INVALID_ARGUMENT: the request is malformed, or the token to revoke is not good.
+        UNIMPLEMENTED: nobody is asked who they are, or others issue the tokens of this server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,19 +26,23 @@ class IamTokenServiceStub:
     asked who they are, any identity of the right form is accepted.
 
     UNAUTHENTICATED: the identity given is not accepted.
+    UNIMPLEMENTED: others issue the tokens of this server.
     """
     CreateForServiceAccount: _grpc.UnaryUnaryMultiCallable[_iam_token_service_pb2.CreateIamTokenForServiceAccountRequest, _iam_token_service_pb2.CreateIamTokenResponse]
     """Makes an IAM token for any service account; it ends with the caller's own at the latest.
 
-    UNAUTHENTICATED: the token is missing or not good. PERMISSION_DENIED: the caller is no
-    administrator of the cloud. NOT_FOUND: there is no such service account.
+    UNAUTHENTICATED: the token is missing or not good.
+    PERMISSION_DENIED: the caller is no administrator of the cloud.
+    NOT_FOUND: there is no such service account.
+    UNIMPLEMENTED: others issue the tokens of this server.
     """
     Revoke: _grpc.UnaryUnaryMultiCallable[_iam_token_service_pb2.RevokeIamTokenRequest, _iam_token_service_pb2.RevokeIamTokenResponse]
     """Makes an IAM token worthless before its time, on every server within seconds. Whoever has a
     token may revoke it.
 
-    UNAUTHENTICATED: the caller's own token is missing or not good. INVALID_ARGUMENT: the token to
-    revoke is not good. UNIMPLEMENTED: nobody is asked who they are, or others issue tokens.
+    UNAUTHENTICATED: the caller's own token is missing or not good.
+    INVALID_ARGUMENT: the request is malformed, or the token to revoke is not good.
+    UNIMPLEMENTED: nobody is asked who they are, or others issue the tokens of this server.
     """
 
 class IamTokenServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -59,6 +63,7 @@ class IamTokenServiceServicer(metaclass=_abc_1.ABCMeta):
         asked who they are, any identity of the right form is accepted.
 
         UNAUTHENTICATED: the identity given is not accepted.
+        UNIMPLEMENTED: others issue the tokens of this server.
         """
 
     @_abc_1.abstractmethod
@@ -69,8 +74,10 @@ class IamTokenServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _iam_token_service_pb2.CreateIamTokenResponse:
         """Makes an IAM token for any service account; it ends with the caller's own at the latest.
 
-        UNAUTHENTICATED: the token is missing or not good. PERMISSION_DENIED: the caller is no
-        administrator of the cloud. NOT_FOUND: there is no such service account.
+        UNAUTHENTICATED: the token is missing or not good.
+        PERMISSION_DENIED: the caller is no administrator of the cloud.
+        NOT_FOUND: there is no such service account.
+        UNIMPLEMENTED: others issue the tokens of this server.
         """
 
     @_abc_1.abstractmethod
@@ -82,8 +89,9 @@ class IamTokenServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes an IAM token worthless before its time, on every server within seconds. Whoever has a
         token may revoke it.
 
-        UNAUTHENTICATED: the caller's own token is missing or not good. INVALID_ARGUMENT: the token to
-        revoke is not good. UNIMPLEMENTED: nobody is asked who they are, or others issue tokens.
+        UNAUTHENTICATED: the caller's own token is missing or not good.
+        INVALID_ARGUMENT: the request is malformed, or the token to revoke is not good.
+        UNIMPLEMENTED: nobody is asked who they are, or others issue the tokens of this server.
         """
 
 def add_IamTokenServiceServicer_to_server(servicer: IamTokenServiceServicer, server: _grpc.Server) -> None: ...
