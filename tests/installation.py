@@ -19,6 +19,7 @@ from darkroom_pb.yandex.cloud.operation import (
     operation_service_pb2,
     operation_service_pb2_grpc,
 )
+from leaks import leaks
 from log_schema import check_all
 
 PATIENCE_SECONDS = 30.0
@@ -144,7 +145,10 @@ class Installation:
         return status
 
     def stop(self) -> None:
-        """End whatever is left of it, by pid, and look at every line that it has logged."""
+        """End whatever is left of it, by pid, and look at every line that it has logged.
+
+        And for secrets in clear, there and in all its files but images.
+        """
         if self.process is not None and self.process.poll() is None:
             below = descendants(self.process.pid)
             try:
@@ -156,6 +160,7 @@ class Installation:
             assert not [pid for pid in below if alive(pid)]
         if self.log_path.exists():
             check_all(self.log_text())
+            assert leaks(self.data, self.log_path) == []
 
     def workers(self) -> list[int]:
         """Pids of the worker processes."""

@@ -59,6 +59,29 @@ _PLAUSIBLE = {
     "type": ("userAccount", "system", "nobody"),
     "paths": ("name", "labels", "description", "min_disk_size", "id", "labels.a", "*"),
 }
+_HEADERS = (
+    *("authorization", "x-request-id", "x-client-request-id", "idempotency-key", "traceparent"),
+    *(
+        "x-darkroom-subject",
+        "x-forwarded-client-cert",
+        "user-agent",
+        "x-odd-bin",
+        "x-forwarded-for",
+    ),
+)
+_HEADER_VALUES = (
+    *(
+        "",
+        " ",
+        "Bearer",
+        "Bearer ",
+        "Bearer t1.a.b",
+        "Bearer eyJhbGciOiJub25lIn0.e30.",
+        "Basic YQ==",
+    ),
+    *("a" * 2000, "userAccount:root", "URI=spiffe://a/b", "one", "%0a%00", "{}", "-1"),
+    *("00-" + "0" * 32 + "-" + "0" * 16 + "-01", "00-" + "f" * 32 + "-" + "f" * 16 + "-ff"),
+)
 _NUMBERS = (0, 1, -1, 2, 7, 1000, 1001, 4096, 4194304, 1 << 30, (1 << 31) - 1, (1 << 63) - 1)
 
 
@@ -80,8 +103,10 @@ def _method(path: str) -> Any:
 class Storm:
     """Calls one server, remembers ids and tokens that it answers with."""
 
-    def __init__(self, channel: grpc.Channel, seed: int) -> None:
+    def __init__(self, channel: grpc.Channel, seed: int, token: str = "") -> None:
+        """Most calls have the token, if there is one."""
         self._channel: Any = channel
+        self._token = token
         self._random = random.Random(seed)
         self._texts: dict[str, list[str]] = {}
         self._methods = methods()
@@ -105,7 +130,9 @@ class Storm:
 
     def _call(self, path: str, body: bytes) -> grpc.StatusCode:
         # One request and the first answer do for methods of any kind.
-        call = self._channel.stream_stream(path)(iter([body]), timeout=_CALL_SECONDS)
+        call = self._channel.stream_stream(path)(
+            iter([body]), timeout=_CALL_SECONDS, metadata=self._metadata()
+        )
         try:
             answer = next(call, None)
             if answer is not None:
@@ -134,6 +161,16 @@ class Storm:
         known = self._texts.setdefault(name, [])
         known.append(text)
         del known[:-20]
+
+    def _metadata(self) -> list[tuple[str, str | bytes]]:
+        sent: list[tuple[str, str | bytes]] = []
+        if self._token and self._random.random() < 0.95:
+            sent.append(("authorization", f"Bearer {self._token}"))
+        if self._random.random() < 0.1:
+            key = self._random.choice(_HEADERS)
+            value = self._random.choice(_HEADER_VALUES)
+            sent.append((key, value.encode() if key.endswith("-bin") else value))
+        return sent
 
     # --- messages ---------------------------------------------------------------------------------
 

@@ -39,8 +39,7 @@ def may_connect(address: Address, private_allowed: bool) -> bool:
 
     Never: multicast, unspecified, link-local (where clouds keep their metadata service),
     site-local, reserved, and tunnels that hide another address. Private, loopback and carrier-NAT
-    addresses only where
-    `private_allowed`, which is for hosts that the operator listed.
+    addresses only where `private_allowed`, which is for hosts that the operator listed.
     """
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
