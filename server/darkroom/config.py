@@ -232,7 +232,7 @@ class Settings:
     gateway_admin_listen: str = _setting(
         "",
         "Address of Envoy's administration interface in the gateway. Whoever reaches it can stop "
-        "the gateway. Empty: none.",
+        "the gateway. Empty: a socket that only its owner can open.",
         _listen_or_nothing,
     )
     database_url: str = _setting(

@@ -39,22 +39,34 @@ class Gateway:
         (port,) = until(self._ports, "the gateway to listen")
         self.address = f"127.0.0.1:{port}"
 
-    def _ports(self) -> set[int]:
+    def _envoys(self) -> list[psutil.Process]:
         assert self._process.poll() is None, self.log_text()
-        connections = psutil.Process(self._process.pid).net_connections("tcp")
+        children = psutil.Process(self._process.pid).children()
+        return [each for each in children if each.name() == "envoy"]
+
+    def _ports(self) -> set[int]:
+        connections = [each for envoy in self._envoys() for each in envoy.net_connections("tcp")]
         return {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
 
-    def command_line(self) -> list[str]:
-        """What a listing of processes shows of it."""
-        return psutil.Process(self._process.pid).cmdline()
+    def envoy(self) -> psutil.Process:
+        """The process that serves."""
+        (found,) = self._envoys()
+        return found
 
     def log_text(self) -> str:
         return self._log.read_text(encoding="utf-8")
 
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def ended(self) -> int:
+        """Wait for its end; returns its status."""
+        return self._process.wait(PATIENCE_SECONDS)
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal it and wait for its end; returns its status."""
-        self._process.send_signal(number)
-        return self._process.wait(PATIENCE_SECONDS)
+        self.send(number)
+        return self.ended()
 
     def raw(
         self, method: str, path: str, body: str | bytes | None = None, **headers: str
@@ -83,9 +95,11 @@ class Gateway:
 def gateway(folder: Path, upstream: str, *flags: str) -> Iterator[Gateway]:
     """A gateway in front of a server, ended whatever happens."""
     log = folder / "gateway.log"
-    command = [sys.executable, "-m", "darkroom", "gateway", "--gateway-upstream", upstream, *flags]
+    command = [sys.executable, "-m", "darkroom", "gateway", "--gateway-upstream", upstream]
+    # Nobody stands before it who would have to notice its end.
+    command += ["--gateway-listen", "127.0.0.1:0", "--drain-seconds", "0", *flags]
     with log.open("ab") as output:
-        process = subprocess.Popen([*command, "--gateway-listen", "127.0.0.1:0"], stderr=output)
+        process = subprocess.Popen(command, stderr=output)
     try:
         yield Gateway(process, log)
     finally:

@@ -1,12 +1,17 @@
 """One port for everything: each REST path, gRPC and gRPC-Web, files; and the process behind it."""
 
 import base64
+import contextlib
+import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,7 @@ from darkroom.config import SettingError, Settings, load
 from darkroom.gateway.envoy import configuration
 from darkroom_pb.yandex.cloud.compute.v1 import disk_service_pb2, disk_service_pb2_grpc
 from darkroom_pb.yandex.cloud.endpoint import api_endpoint_pb2, api_endpoint_service_pb2
-from installation import Installation
+from installation import PATIENCE_SECONDS, Installation, alive, until
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(darkroom_pb.__file__).parent
@@ -234,8 +239,87 @@ def test_it_ends_on_a_signal_and_has_logged_no_query(
     assert "secret-in-query" not in running.log_text()
 
 
+class Slow(grpc.GenericRpcHandler):
+    """Answers every call, but not before it is let go."""
+
+    def __init__(self) -> None:
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def service(self, handler_call_details: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self._answer)
+
+    def _answer(self, _request: bytes, _context: grpc.ServicerContext) -> bytes:
+        self.asked.set()
+        assert self.go.wait(PATIENCE_SECONDS)
+        return b""
+
+
+@contextlib.contextmanager
+def slow_server() -> Iterator[tuple[Slow, str]]:
+    slow = Slow()
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[slow])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield slow, address
+    slow.go.set()
+    server.stop(None)
+
+
+def test_what_is_under_way_at_its_end_is_finished(tmp_path: Path) -> None:
+    with (
+        slow_server() as (slow, address),
+        gateway(tmp_path, address) as running,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        reply = beside.submit(running.raw, "GET", "/compute/v1/images/fd8absent")
+        assert slow.asked.wait(PATIENCE_SECONDS)
+        running.send(signal.SIGTERM)
+        host, _, port = running.address.rpartition(":")
+
+        def refused() -> bool:
+            try:
+                socket.create_connection((host, int(port)), 1).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        until(refused, "it to take no more")
+        assert not reply.done()
+        slow.go.set()
+        assert reply.result(PATIENCE_SECONDS)[0] == 200
+        assert running.ended() == 0
+    assert '"draining"' in running.log_text()
+
+
+def test_what_takes_longer_than_the_grace_is_cut_off(tmp_path: Path) -> None:
+    with (
+        slow_server() as (slow, address),
+        gateway(tmp_path, address, "--grace-seconds", "0.2") as running,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        reply = beside.submit(running.raw, "GET", "/compute/v1/images/fd8absent")
+        assert slow.asked.wait(PATIENCE_SECONDS)
+        assert running.stop() == 0
+        with pytest.raises((OSError, http.client.HTTPException)):
+            reply.result(PATIENCE_SECONDS)
+    assert "calls are cut off" in running.log_text()
+
+
+def test_envoy_does_not_outlive_it(tmp_path: Path, server: Installation) -> None:
+    with gateway(tmp_path, server.address) as running:
+        envoy = running.envoy()
+        assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+        until(lambda: not alive(envoy.pid), "Envoy to end")
+
+
+def test_it_ends_when_envoy_does(tmp_path: Path, server: Installation) -> None:
+    with gateway(tmp_path, server.address) as running:
+        running.envoy().kill()
+        assert running.ended() == 128 + signal.SIGKILL
+
+
 def test_its_configuration_is_not_on_its_command_line(front: Gateway) -> None:
-    shown = front.command_line()
+    shown = front.envoy().cmdline()
     assert shown[0] == "envoy"
     assert len(" ".join(shown)) < 200, shown
 

