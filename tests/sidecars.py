@@ -107,6 +107,11 @@ class Envoy:
     log: Path
     address: str = ""
 
+    def end(self, number: signal.Signals) -> None:
+        """Signal it and wait for its end."""
+        self.process.send_signal(number)
+        self.process.wait(PATIENCE_SECONDS)
+
     def lines(self) -> list[str]:
         """The whole lines of its log."""
         return [each for each in self.log.read_text().splitlines(keepends=True) if each[-1] == "\n"]
@@ -148,10 +153,10 @@ def running(folder: Path, name: str, document: Document) -> Iterator[Envoy]:
     check_all(log.read_text())
 
 
-def beside_server(identity: Identity, upstream: str, upstream_peer: str = "") -> Document:
-    return server_configuration(
-        ServerSidecar("127.0.0.1:0", upstream, identity, *_SIZES, upstream_peer)
-    )
+def beside_server(
+    identity: Identity, upstream: str, upstream_peer: str = "", listen: str = "127.0.0.1:0"
+) -> Document:
+    return server_configuration(ServerSidecar(listen, upstream, identity, *_SIZES, upstream_peer))
 
 
 def beside_client(identity: Identity, *upstreams: str) -> Document:

@@ -1,4 +1,4 @@
-"""Two replicas behind sidecars, killed and rolled under load: nothing is lost."""
+"""Two replicas with their sidecars, killed and rolled under load: nothing is lost."""
 
 import contextlib
 import signal
@@ -153,15 +153,23 @@ def test_a_kill_and_a_roll_of_both_replicas_lose_no_call_and_no_operation(
         load = Load(channel, source.url(disk.name))
         load.prepare()
         with load.running():
-            for number, replica in zip(
-                (signal.SIGKILL, *[signal.SIGTERM] * 2), (*replicas[:1], *replicas), strict=True
+            for step, (number, which) in enumerate(
+                ((signal.SIGKILL, 0), (signal.SIGTERM, 0), (signal.SIGTERM, 1))
             ):
                 time.sleep(BETWEEN_SECONDS)
-                before = load.calls
-                status = replica.kill(number)
-                assert status == (0 if number is signal.SIGTERM else -signal.SIGKILL)
+                before, replica = load.calls, replicas[which]
+                if number is signal.SIGKILL:
+                    inbound[which].end(number)
+                    assert replica.kill(number) == -number
+                else:
+                    # As in a pod: what stands before the server ends after it.
+                    assert replica.kill(number) == 0
+                    inbound[which].end(number)
                 assert load.calls > before, "the other one was not called"
                 replica.start()
+                document = beside_server(of_server, replica.address, listen=addresses[which])
+                again = running(tmp_path, f"envoy-again-{step}", document)
+                inbound[which] = stack.enter_context(again)
             time.sleep(BETWEEN_SECONDS)
         assert load.failures == []
         ids = [*load.operations, *load.imports]
