@@ -19,6 +19,7 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import h2.settings
 from google.rpc import status_pb2
 
 PATIENCE_SECONDS = 20.0
@@ -115,6 +116,10 @@ class Connection:
         self._flush()
         self.read_until(lambda: stream in self._over, "the end of a call")
         return self._replies.pop(stream)
+
+    def settings(self) -> h2.settings.Settings:
+        """What the server has said so far that it takes."""
+        return self._http.remote_settings
 
     def ping(self) -> None:
         """Send a ping, wait for nothing."""

@@ -28,6 +28,7 @@ from darkroom_pb.yandex.cloud.compute.v1 import (
     image_service_pb2_grpc,
 )
 from installation import until
+from raw_grpc import connected
 from sidecars import (
     CLIENT,
     SERVER,
@@ -179,7 +180,9 @@ class Witness(grpc.GenericRpcHandler):
         return grpc.stream_unary_rpc_method_handler(lambda requests, _context: next(requests))
 
 
-def test_who_stalls_is_kept_from_the_server(tmp_path: Path, authority: Authority) -> None:
+def test_who_stalls_or_sends_too_much_is_kept_from_the_server(
+    tmp_path: Path, authority: Authority
+) -> None:
     witness, silence = Witness(), Silence()
     server = grpc.server(ThreadPoolExecutor(4), handlers=[witness])
     upstream = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -195,8 +198,13 @@ def test_who_stalls_is_kept_from_the_server(tmp_path: Path, authority: Authority
             stalled = untyped.stream_unary("/a.Service/Stalled").future(silence.requests())
             # The connection is in order, so the call above has arrived before this one.
             assert untyped.unary_unary("/a.Service/Whole")(b"all", wait_for_ready=True) == b"all"
+            with pytest.raises(grpc.RpcError, match="Payload Too Large"):
+                untyped.unary_unary("/a.Service/Large")(bytes(2 * 1024**2 + 1))
             assert witness.heard == ["/a.Service/Whole"]
             stalled.cancel()
+            with connected(outbound.address) as connection:
+                told = connection.settings
+                connection.read_until(lambda: told().max_concurrent_streams == 100, "its limit")
     silence.end()
     server.stop(None)
 
