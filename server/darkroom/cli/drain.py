@@ -6,7 +6,7 @@ import time
 from darkroom.api.readiness import Readiness
 from darkroom.api.server import Server
 from darkroom.config import Settings
-from darkroom.worker.supervisor import Supervisor
+from darkroom.worker.supervisor import LAST_SECONDS, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,6 @@ def drain(
         log.warning("calls are cut off: they took longer than the grace period")
     if supervisor is not None:
         # Meanwhile callers still get an answer that tells them what to do.
-        supervisor.stop(LEASE_SECONDS)
+        supervisor.stop(LEASE_SECONDS - LAST_SECONDS)
     for server in servers:
         server.stop(max(0.0, deadline - time.monotonic()))

@@ -30,6 +30,9 @@ STOP_CLAIMING = signal.SIGUSR1
 _RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Pauses before restarts in a row; a worker that lived for a minute starts the row anew."""
 
+LAST_SECONDS = 2.0
+"""How long killed workers may take to be gone and their leases to be given back."""
+
 _START_SECONDS = 30.0
 """How long a new worker may take to its first beat."""
 
@@ -86,15 +89,20 @@ class Supervisor:
         self._signal(STOP_CLAIMING)
 
     def stop(self, grace_seconds: float) -> None:
-        """Ask every worker to give its lease back and end; kill those that do not in time."""
+        """Ask every worker to give its lease back and end; kill those that do not in time.
+
+        What is left to do then, with a database that may be away, takes at most `LAST_SECONDS`.
+        """
         self._stopping.set()
         self._signal(signal.SIGTERM)
-        deadline = time.monotonic() + grace_seconds
+        self._join(grace_seconds)
+        self._signal(signal.SIGKILL)
+        self._join(LAST_SECONDS)
+
+    def _join(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._signal(signal.SIGKILL)
-        for thread in self._threads:
-            thread.join(5.0)
 
     def _signal(self, number: signal.Signals) -> None:
         with self._lock:
