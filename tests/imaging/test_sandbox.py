@@ -135,11 +135,14 @@ def test_reads_its_input_and_writes_its_output(sandbox: Sandbox, room: Room) -> 
 @needs_python
 def test_sees_no_other_file(sandbox: Sandbox, room: Room) -> None:
     home, here = Path.home(), Path(__file__)
+    # Bubblewrap makes these devices: that they are closed all the same is Landlock's work.
+    second_layer = ("/dev/zero", "/dev/urandom") if confine.landlock_version() else ()
     found = room.ask(
         sandbox,
         f"""
-        for name in (secret, "/etc/passwd", "/etc/hostname", {str(here)!r}, "/proc/1/environ",
-                     "/proc/self/environ/../../1/root/etc/passwd", "/dev/kmsg", "/dev/mem"):
+        for name in (secret, *{second_layer!r}, "/etc/passwd", "/etc/hostname", {str(here)!r},
+                     "/proc/1/environ", "/proc/self/environ/../../1/root/etc/passwd",
+                     "/dev/kmsg", "/dev/mem"):
             attempt(name, lambda: open(name).read(10))
         for name in ("/root", "/home", "/etc", "/var", "/tmp", {str(home)!r},
                      os.path.dirname(secret)):
@@ -223,6 +226,42 @@ def test_is_nobody_without_rights(sandbox: Sandbox, room: Room) -> None:
     assert found["CPU"] == [20] * 2
     assert found["FSIZE"] == [1 << 20] * 2
     assert (found["NOFILE"], found["CORE"]) == ([64] * 2, [0] * 2)
+
+
+@needs_python
+def test_root_starts_somebody_else(sandbox: Sandbox, room: Room) -> None:
+    """Seen from outside: who is nobody only in its own eyes would still own root's files."""
+    if os.geteuid() != 0:
+        pytest.skip("this run is not root")
+    before = set(descendants(os.getpid()))
+    seen: list[tuple[int, int]] = []
+
+    def look(data: bytes) -> None:
+        started = set(descendants(os.getpid())) - before
+        commands = [each for each in started if each.cmdline()[:1] == [SYSTEM_PYTHON]]
+        seen.extend((each.uids().real, each.gids().real) for each in commands)
+        room.watch.event.set()
+
+    with pytest.raises(Interrupted):
+        room.python(sandbox, SLEEPER, on_output=look)
+    assert seen == [(confine.NOBODY, confine.NOBODY)]
+
+
+def test_root_of_a_container_makes_do_with_a_user_namespace() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("this run is not root")
+    program = """
+        from darkroom.imaging.sandbox import Confinement, Sandbox
+        sandbox = Sandbox(Confinement.BUBBLEWRAP)
+        print(sandbox.works(), sandbox.own_users)
+    """
+    without = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--")
+    ended = subprocess.run(
+        [*without, sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
+    )
+    if ended.stdout.startswith("False"):
+        pytest.skip("user namespaces do not work on this machine")
+    assert ended.stdout == "True True\n", ended.stderr
 
 
 @needs_python
@@ -418,6 +457,7 @@ def test_works_without_being_root(room: Room) -> None:
         limits={"RLIMIT_CORE": 0},
         landlock=True,
         owned=["."],
+        nobody=False,
     )
     script = Path(confine.__file__).read_text()
     ended = subprocess.run(

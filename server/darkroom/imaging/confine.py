@@ -88,6 +88,8 @@ class Request:
     """Whether Landlock is a must; if not, it is used where the kernel has it."""
     owned: list[str]
     """What the unprivileged user must own: root hands it over before it stops being root."""
+    nobody: bool
+    """Whether root must stop being root; if not, it does where it may."""
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -184,7 +186,7 @@ def _filter_system_calls() -> None:
     )
 
 
-def _become_nobody(owned: list[str]) -> None:
+def _become_nobody(owned: list[str], *, must: bool) -> None:
     """Stop being root. A container that forbids even that leaves root without capabilities."""
     if os.geteuid() != 0:
         return
@@ -195,7 +197,8 @@ def _become_nobody(owned: list[str]) -> None:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
     except PermissionError:
-        pass
+        if must:
+            raise
 
 
 def _drop_capabilities() -> None:
@@ -213,7 +216,7 @@ def confine_and_run(request: Request) -> None:
     ruleset = _make_ruleset(request)
     if ruleset is None and request.landlock:
         raise OSError(errno.EOPNOTSUPP, "Landlock is missing")
-    _become_nobody(request.owned)
+    _become_nobody(request.owned, must=request.nobody)
     _drop_capabilities()
     _call(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     for name, value in request.limits.items():

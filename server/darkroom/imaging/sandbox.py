@@ -34,6 +34,10 @@ _READ_BYTES = 64 * 1024
 _GONE_SECONDS = 5.0
 _PROBE_SECONDS = 10.0
 _SYSTEM_FOLDERS = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
+_NAMESPACES = (
+    *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"),
+    "--unshare-cgroup-try",
+)
 _INPUT = "/in"
 _OUTPUT = "/out"
 _SCRIPT = "/confine.py"
@@ -58,7 +62,7 @@ class Confinement(enum.Enum):
     """How a command is kept in."""
 
     BUBBLEWRAP = "bubblewrap"
-    """Namespaces of its own, with Landlock inside where the kernel has it."""
+    """Namespaces of its own and an unprivileged user, with Landlock where the kernel has it."""
     LANDLOCK = "landlock"
     """Landlock, an unprivileged user and a system call filter, in the host's namespaces."""
     NONE = "none"
@@ -112,6 +116,9 @@ class Sandbox:
     def __init__(self, confinement: Confinement, *, allow_unconfined: bool = False) -> None:
         self.confinement = confinement
         self._allow_unconfined = allow_unconfined
+        self.own_users = os.geteuid() != 0
+        """Whether bubblewrap makes a user namespace. What root starts in one is nobody only to
+        itself, so root does without if it may, and has the command run as nobody to everybody."""
 
     @classmethod
     def detect(cls, *, allow_unconfined: bool = False) -> "Sandbox":
@@ -120,9 +127,10 @@ class Sandbox:
         With none of them the sandbox refuses to run anything, unless `allow_unconfined`.
         """
         for confinement in (Confinement.BUBBLEWRAP, Confinement.LANDLOCK):
-            if cls(confinement).works():
+            sandbox = cls(confinement)
+            if sandbox.works():
                 log.info("sandbox", extra={"fields": {"confinement": confinement.value}})
-                return cls(confinement)
+                return sandbox
         if allow_unconfined:
             log.warning(
                 "conversions run UNCONFINED: a hostile image may read this server's files",
@@ -165,7 +173,11 @@ class Sandbox:
             descriptor = _opened(source)
             stack.callback(os.close, descriptor)
             if self.confinement is Confinement.BUBBLEWRAP:
-                arguments = _bubblewrapped(build_command, source, output, limits)
+                if not self.own_users:
+                    _hand_over(source, output)
+                arguments = _bubblewrapped(
+                    build_command, source, output, limits, own_users=self.own_users
+                )
             else:
                 arguments = _launched(build_command, descriptor, output, limits, self.confinement)
             outcome = _supervise(arguments, [descriptor], limits.wall_seconds, watch, on_output)
@@ -177,8 +189,16 @@ class Sandbox:
 
     def works(self) -> bool:
         """Whether a command runs under this confinement here: tried, not guessed."""
-        if self.confinement is Confinement.BUBBLEWRAP and not shutil.which("bwrap"):
+        if self.confinement is not Confinement.BUBBLEWRAP:
+            return self._proves_itself()
+        if not shutil.which("bwrap"):
             return False
+        if not self.own_users and not self._proves_itself():
+            # Root of a container, who may not do without a user namespace.
+            self.own_users = True
+        return self._proves_itself()
+
+    def _proves_itself(self) -> bool:
         limits = ProcessLimits(_PROBE_SECONDS, cpu_seconds=5, max_file_bytes=1024)
         with tempfile.NamedTemporaryFile() as probe:
             try:
@@ -233,22 +253,41 @@ def _system_links() -> list[str]:
     return arguments
 
 
+def _hand_over(source: Path, output: Path | None) -> None:
+    """Give an unprivileged user what it works on. Raises `OSError`."""
+    for path in (source, output):
+        if path is not None:
+            os.chown(path, confine.NOBODY, confine.NOBODY)
+
+
 def _bubblewrapped(
-    build_command: BuildCommand, source: Path, output: Path | None, limits: ProcessLimits
+    build_command: BuildCommand,
+    source: Path,
+    output: Path | None,
+    limits: ProcessLimits,
+    *,
+    own_users: bool,
 ) -> list[str]:
     prefix = os.path.realpath(sys.base_prefix)
     request = confine.Request(
         command=list(build_command(_INPUT, _OUTPUT)),
-        folder=_OUTPUT,
+        folder="/",
         readable=["/usr", *_SYSTEM_FOLDERS, _INPUT],
         writable=[_OUTPUT] if output else [],
         limits=limits.to_resources(),
         landlock=False,
         owned=[],
+        nobody=not own_users,
     )
     arguments = [shutil.which("bwrap") or "bwrap"]
     # No --new-session: that would take them out of the process group. They have no terminal anyway.
-    arguments += ["--unshare-all", "--die-with-parent", "--clearenv"]
+    arguments += ["--die-with-parent", "--clearenv", *_NAMESPACES, "--cap-drop", "ALL"]
+    if own_users:
+        nobody = str(confine.NOBODY)
+        arguments += ["--unshare-user", "--uid", nobody, "--gid", nobody]
+    else:
+        # To become an unprivileged user with them, and lose them, before the command runs.
+        arguments += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     for name, value in _ENVIRONMENT.items():
         arguments += ["--setenv", name, value]
     arguments += ["--hostname", "sandbox"]
@@ -259,7 +298,6 @@ def _bubblewrapped(
     arguments += ["--ro-bind", str(Path(confine.__file__).resolve()), _SCRIPT]
     arguments += ["--ro-bind", str(source.resolve()), _INPUT]
     arguments += ["--bind", str(output.resolve()), _OUTPUT] if output else ["--dir", _OUTPUT]
-    arguments += ["--cap-drop", "ALL", "--uid", str(confine.NOBODY), "--gid", str(confine.NOBODY)]
     return [*arguments, "--", *_launcher(_SCRIPT, request)]
 
 
@@ -280,6 +318,7 @@ def _launched(
         limits=limits.to_resources(),
         landlock=confinement is Confinement.LANDLOCK,
         owned=[given, "."] if output else [given],
+        nobody=False,
     )
     return _launcher(str(Path(confine.__file__).resolve()), request)
 

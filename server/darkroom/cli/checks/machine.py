@@ -13,6 +13,7 @@ from darkroom import config, wiring
 from darkroom.cli.checks import Finding, failed, ok, skipped, warning
 from darkroom.config import Settings
 from darkroom.domain.errors import Failure
+from darkroom.imaging.confine import landlock_version
 from darkroom.imaging.conversion import QEMU_IMG
 from darkroom.imaging.sandbox import Confinement, Sandbox
 from darkroom.imaging.sources import SourceEndpoint
@@ -181,8 +182,10 @@ def qemu_img(program: str = QEMU_IMG) -> Iterator[Finding]:
 def sandbox(allow_unconfined: bool) -> Iterator[Finding]:
     """Which confinement conversions get here: tried, as a worker does."""
     check = "sandbox"
-    if Sandbox(Confinement.BUBBLEWRAP).works():
-        yield ok(check, "bubblewrap, in user namespaces")
+    bubblewrap = Sandbox(Confinement.BUBBLEWRAP)
+    if bubblewrap.works():
+        how = "in user namespaces" if bubblewrap.own_users else "as an unprivileged user"
+        yield ok(check, f"bubblewrap, {how}{', with Landlock' if landlock_version() else ''}")
         return
     why = "user namespaces do not work here" if shutil.which("bwrap") else "there is no bubblewrap"
     if Sandbox(Confinement.LANDLOCK).works():
