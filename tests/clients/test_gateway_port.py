@@ -308,8 +308,14 @@ def test_what_takes_longer_than_the_grace_is_cut_off(tmp_path: Path) -> None:
 def test_envoy_does_not_outlive_it(tmp_path: Path, server: Installation) -> None:
     with gateway(tmp_path, server.address) as running:
         envoy = running.envoy()
+        sockets = {Path(str(each.laddr)) for each in envoy.net_connections("unix")}
+        (administration,) = (each for each in sockets if each.name == "admin")
+        assert administration.parent.stat().st_mode & 0o777 == 0o700
         assert running.stop(signal.SIGKILL) == -signal.SIGKILL
         until(lambda: not alive(envoy.pid), "Envoy to end")
+    # The next one tidies up.
+    with gateway(tmp_path, server.address):
+        assert not administration.exists()
 
 
 def test_it_ends_when_envoy_does(tmp_path: Path, server: Installation) -> None:

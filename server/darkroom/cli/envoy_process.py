@@ -1,17 +1,21 @@
 """Envoy as a child of `darkroom gateway`: by itself it drops all calls when it is told to end."""
 
+import contextlib
+import fcntl
 import http.client
 import json
 import logging
 import math
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from darkroom.cli import signals
@@ -26,6 +30,7 @@ _LOOK_SECONDS = 0.05
 _ACTIVE = "http.gateway.downstream_rq_active"
 """Envoy's name for the number of calls under way; `gateway` is our own `stat_prefix`."""
 _PRIVATE_SOCKET = 0o600
+_FOLDER = "darkroom-gateway-"
 
 
 def run(
@@ -43,9 +48,9 @@ def run(
     `grace_seconds`. The document's administration interface is used if it has one.
     """
     drain_seconds = math.ceil(drain_seconds)
-    with tempfile.TemporaryDirectory(prefix="darkroom-gateway-") as folder:
+    with _private_folder() as folder:
         if "admin" not in document:
-            pipe = {"path": str(Path(folder, "admin")), "mode": _PRIVATE_SOCKET}
+            pipe = {"path": str(folder / "admin"), "mode": _PRIVATE_SOCKET}
             document = document | {"admin": {"address": {"pipe": pipe}}}
         process = _started(program, document, log_level, drain_seconds)
         stop = threading.Event()
@@ -66,6 +71,40 @@ def run(
             process.terminate()
         status = process.wait()
     return status if status >= 0 else 128 - status
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """One for this process alone. Those of gateways that were killed are removed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError):  # somebody else's, or in use
+            lock = _locked(old)
+            shutil.rmtree(old, ignore_errors=True)
+            os.close(lock)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
+        with contextlib.suppress(OSError):
+            lock = _locked(folder)
+            if folder.exists():
+                break
+            os.close(lock)
+        # Another gateway took it for one that is left over.
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds a lock on the folder. Raises `OSError` if somebody else does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _started(
