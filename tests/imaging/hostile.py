@@ -172,6 +172,34 @@ def _qcow2_backing_file(folder: Path, path: Path) -> None:
     qemu_img("create", "-f", "qcow2", "-b", secret, "-F", "raw", path)
 
 
+def _backed_by(folder: Path, path: Path, name: str) -> None:
+    disk(folder / "secret.raw")
+    qemu_img("create", "-u", "-f", "qcow2", "-b", name, "-F", "raw", path, "1M")
+
+
+@_refused("IMAGE_HAS_BACKING_FILE")
+def _qcow2_relative_backing_file(folder: Path, path: Path) -> None:
+    _backed_by(folder, path, "parts/secret.raw")
+
+
+@_refused("IMAGE_HAS_BACKING_FILE")
+def _qcow2_json_backing_file(folder: Path, path: Path) -> None:
+    _backed_by(folder, path, _json_name(folder / "secret.raw"))
+
+
+def _json_name(path: Path) -> str:
+    """How QEMU lets a file name choose the driver that opens it."""
+    return f'json:{{"driver":"file","filename":"{path}"}}'
+
+
+@_refused("IMAGE_HAS_DATA_FILE")
+def _qcow2_json_data_file(folder: Path, path: Path) -> None:
+    _plain_qcow2(folder, path)
+    name = _json_name(disk(folder / "data.raw")).encode()
+    _patch(path, 72, ">Q", 4)
+    _patch(path, 112, f">II{-(-len(name) // 8) * 8}sQ", 0x44415441, len(name), name, 0)
+
+
 @_refused("IMAGE_HAS_DATA_FILE")
 def _qcow2_data_file(folder: Path, path: Path) -> None:
     qemu_img("create", "-f", "qcow2", "-o", f"data_file={folder / 'data.raw'}", path, "1M")
@@ -223,6 +251,12 @@ def _qcow2_bomb_of_4_gib(_: Path, path: Path) -> None:
 @_refused("IMAGE_CORRUPT")
 def _qcow2_bomb_of_4_tib(_: Path, path: Path) -> None:
     _bomb(path, 4 * 1024**4)
+
+
+@_refused("IMAGE_TRUNCATED")
+def _qcow2_table_elsewhere(folder: Path, path: Path) -> None:
+    _plain_qcow2(folder, path)
+    _patch(path, _field(path, 40, ">Q"), ">Q", 1 << 63 | 1 << 40)
 
 
 @_refused("IMAGE_TRUNCATED")
@@ -346,6 +380,23 @@ def _vmdk_footer_after_footer(folder: Path, path: Path) -> None:
     _patch(path, path.stat().st_size - 1024 + 56, "<Q", 0xFFFFFFFFFFFFFFFF)
 
 
+def _grain_table(path: Path) -> int:
+    directory = _field(path, 56, "<Q") * 512
+    return _field(path, directory, "<I") * 512
+
+
+@_refused("IMAGE_TRUNCATED")
+def _vmdk_grain_elsewhere(folder: Path, path: Path) -> None:
+    _plain_vmdk(folder, path)
+    _patch(path, _grain_table(path), "<I", 1 << 30)
+
+
+@_refused("IMAGE_TRUNCATED")
+def _vmdk_table_elsewhere(folder: Path, path: Path) -> None:
+    _plain_vmdk(folder, path)
+    _patch(path, _field(path, 56, "<Q") * 512, "<I", 1 << 30)
+
+
 @_refused("IMAGE_CORRUPT")
 def _vmdk_one_table_for_all(_: Path, path: Path) -> None:
     qemu_img("create", "-f", "vmdk", path, "1G")
@@ -357,10 +408,32 @@ def _vmdk_one_table_for_all(_: Path, path: Path) -> None:
 # --- headers in order, contents not ---------------------------------------------------------------
 
 
+def _first_table(path: Path) -> int:
+    return _field(path, _field(path, 40, ">Q"), ">Q") & 0x00FFFFFFFFFFFE00
+
+
+@_refused("IMAGE_TRUNCATED", BY_CONVERSION)
+def _qcow2_cluster_elsewhere(folder: Path, path: Path) -> None:
+    _plain_qcow2(folder, path)
+    _patch(path, _first_table(path), ">Q", 1 << 63 | 1 << 40)
+
+
+@_refused("IMAGE_TRUNCATED", BY_CONVERSION)
+def _qcow2_compressed_cluster_elsewhere(folder: Path, path: Path) -> None:
+    _plain_qcow2(folder, path)
+    _patch(path, _first_table(path), ">Q", 1 << 62 | 1 << 40)
+
+
+@_refused("IMAGE_CORRUPT", BY_CONVERSION)
+def _qcow2_refcount_block_elsewhere(folder: Path, path: Path) -> None:
+    _plain_qcow2(folder, path)
+    _patch(path, _field(path, 48, ">Q"), ">Q", 1 << 40)
+
+
 @_refused("IMAGE_CORRUPT", BY_CONVERSION)
 def _qcow2_overlapping_clusters(folder: Path, path: Path) -> None:
     _plain_qcow2(folder, path)
-    table = _field(path, _field(path, 40, ">Q"), ">Q") & 0x00FFFFFFFFFFFE00
+    table = _first_table(path)
     _patch(path, table + 8, ">Q", _field(path, table, ">Q"))
 
 
