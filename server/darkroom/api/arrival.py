@@ -14,7 +14,7 @@ import inspect
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -43,6 +43,10 @@ _MOST_FOR_A_MOMENT = 256
 
 _UNDISTURBED_SECONDS = 2.0
 """How long a settled one may take while others want its place."""
+
+_MAX_REFUSED = 256
+"""Calls of one pool that are given up and not answered yet, whose requests go on coming: beyond
+them nobody else's request is waited for, until there are fewer."""
 
 _LEAST_RUNNING = 128
 """Calls of one pool that may have their request and no answer yet, however few its threads."""
@@ -130,6 +134,7 @@ def unsupported() -> str:
             (_server._stream_response_in_pool, 6),
             (_server._possibly_finish_call, 2),
             (_server._receive_message, 3),
+            (_server._is_rpc_state_active, 1),
         ):
             if len(inspect.signature(function).parameters) != parameters:
                 return f"{function.__name__} takes other arguments"
@@ -252,6 +257,7 @@ class RequestFirstExecutor(ThreadPoolExecutor):
         self._refusing = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-refusing")
         self._arrivals = _Arrivals()
         alarms.in_between(self._arrivals.settle)
+        self._held: deque[Callable[[], None]] = deque()
         self._running: set[object] = set()
         self._refused: set[object] = set()
         self._large: set[object] = set()
@@ -305,11 +311,31 @@ class RequestFirstExecutor(ThreadPoolExecutor):
             if alarms.call_off(ticket):
                 start(CROWDED)
 
+        def begin() -> None:
+            arrivals.add(ticket, give_up)
+            operations = (cygrpc.ReceiveMessageOperation(0),)
+            with state.condition:  # on another thread, perhaps, and the client may have gone
+                if _server._is_rpc_state_active(state):
+                    rpc_event.call.start_server_batch(operations, received)
+                    state.due.add(token)
+                    return
+            arrivals.remove(ticket)
+            if alarms.call_off(ticket):
+                ticket.over()
+
         alarms.set(ticket, late)
-        arrivals.add(ticket, give_up)
-        rpc_event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
-        state.due.add(token)
+        self._held.append(begin)
+        self._begin()
         return ticket
+
+    def _begin(self) -> None:
+        """Wait for the requests of calls as long as there are not too many to be refused."""
+        while len(self._refused) < _MAX_REFUSED:
+            try:
+                begin = self._held.popleft()
+            except IndexError:
+                return
+            begin()
 
     def _start(
         self, ticket: _Ticket, request: object, run: Callable[..., Any], arguments: tuple[Any, ...]
@@ -330,6 +356,8 @@ class RequestFirstExecutor(ThreadPoolExecutor):
             ended(None)
         else:
             work.add_done_callback(ended)
+            if crowded:
+                work.add_done_callback(lambda _work: self._begin())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         for shut_down in (self._refusing.shutdown, super().shutdown):

@@ -49,8 +49,10 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     # The constant for this in gRPC's C library has a RECV in its name, the option itself has not.
     ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
-    # Otherwise windows grow with what a connection carries, and with them what core keeps of
-    # requests that nobody waits for. Ours fit into the first window; longer ones are waited for.
+    # What a caller may send of a request that nobody waits for yet: nearly every one fits, and of a
+    # large one core keeps no more, for each of the calls under way. By itself it would let this
+    # grow with what a connection carries.
+    ("grpc.http2.lookahead_bytes", 8 * 1024),
     ("grpc.http2.bdp_probe", 0),
     # Without it two servers could be started on one port, each getting some of the calls.
     ("grpc.so_reuseport", 0),
