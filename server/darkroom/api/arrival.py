@@ -30,16 +30,17 @@ except ImportError:  # `unsupported` reports it
 
 log = logging.getLogger(__name__)
 
-MAX_SETTLED = 96
-MAX_NEWEST = 32
+MAX_SETTLED = 64
+MAX_NEWEST = 256
 """Calls of one pool whose request may be on its way. gRPC's core makes room for a whole request as
 soon as it is waited for, so this many of the largest are what callers can have it keep, however
 many connections they open."""
 
-_MOMENT_SECONDS = 0.1
-"""The newest may be more for so long: enough for a request that comes with its call, however busy
-the server is with other calls, and little for large ones."""
-_MOST_FOR_A_MOMENT = 256
+_MOMENT_SECONDS = 0.25
+"""The newest may be more for so long, up to `_MOST_FOR_A_MOMENT`: a request that comes with its
+call is there by then, however busy the server is with others. Both have to be so large: on a
+machine that has too much to do, 0.1 s or 256 gave up such calls beside ten thousand idle ones."""
+_MOST_FOR_A_MOMENT = 1024
 
 _UNDISTURBED_SECONDS = 2.0
 """How long a settled one may take while others want its place."""
