@@ -107,6 +107,8 @@ def test_the_whole_installation_is_shown(house: Installation) -> None:
     assert of(figures, "darkroom_serving") == 1
     assert of(figures, "darkroom_queue_depth") == 0
     assert of(figures, "darkroom_queue_oldest_seconds") == 0
+    none_running = [value for key, value in figures.items() if ("state", "running") in key[1]]
+    assert none_running == [0]
     assert of(figures, "darkroom_build_info") == 1
     assert of(figures, "process_resident_memory_bytes") > 1 << 20
 

@@ -58,6 +58,16 @@ def test_every_figure_of_ours_is_on_the_dashboard(names: set[str]) -> None:
     assert {name for name in ours if name not in shown} == set()
 
 
+def test_the_autoscaler_asks_for_what_the_adapter_offers(names: set[str]) -> None:
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/adapter.yaml").read_text())["externalRules"]
+    offered = {NAME.findall(rule["seriesQuery"])[0] for rule in rules}
+    scale = ROOT / "deploy/kubernetes/overlays/scale/autoscaling.yaml"
+    scaler = next(yaml.safe_load_all(scale.read_text()))
+    asked = {each["external"]["metric"]["name"] for each in scaler["spec"]["metrics"]}
+    assert asked == offered
+    assert asked <= names
+
+
 def test_the_dashboard_asks_the_data_source_that_is_chosen() -> None:
     sources = {
         target["datasource"]["uid"]

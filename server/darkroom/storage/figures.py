@@ -13,11 +13,12 @@ from prometheus_client.registry import Collector
 
 from darkroom.domain.content import ContentTotals
 from darkroom.domain.errors import Failure
-from darkroom.domain.operation import State
+from darkroom.domain.operation import IMAGE_CREATE, State
 from darkroom.storage.port import MetadataStore
 
 log = logging.getLogger(__name__)
 
+_ALWAYS_SHOWN = ((IMAGE_CREATE, State.PENDING), (IMAGE_CREATE, State.RUNNING))
 _TOTALS_SECONDS = 60.0
 """Between two sums over all contents: the only figure here that costs what there is."""
 
@@ -54,8 +55,11 @@ class StoreFigures(Collector):
         operations = GaugeMetricFamily(
             "darkroom_operations", "Operations that have not ended.", labels=("kind", "state")
         )
-        for each in backlog:
-            operations.add_metric((each.kind, each.state.name.lower()), each.count)
+        # An autoscaler must be able to tell none from not knowing.
+        counts = dict.fromkeys(_ALWAYS_SHOWN, 0)
+        counts |= {(each.kind, each.state): each.count for each in backlog}
+        for (kind, state), count in counts.items():
+            operations.add_metric((kind, state.name.lower()), count)
         yield operations
         waiting = [each for each in backlog if each.state is State.PENDING]
         yield GaugeMetricFamily(
