@@ -202,6 +202,13 @@ def measured(server: Server, folder: Path, seconds: int) -> list[Ratio]:
             *(1.0, "calls", [during.with_a_pause], [len(during.refused)]),
         ),
         Ratio(
+            "what a refusal costs / what a creation costs",
+            (fitting.accepted_per_second - over.accepted_per_second) / over.refused_per_second,
+            *(0.2, "per s", [over.refused_per_second], [fitting.accepted_per_second]),
+            at_most=True,
+        ),
+        # How little is left depends on how often callers who never wait can ask: it is a floor.
+        Ratio(
             "creations under overload / under a load that fits",
             over.accepted_per_second / fitting.accepted_per_second,
             *(0.1, "per s", [over.accepted_per_second], [fitting.accepted_per_second]),
