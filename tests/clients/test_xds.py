@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import grpc
 import pytest
 
 from clients.environments import environment
+from darkroom.cli.seaweedfs import free_ports
 from darkroom.gateway.sidecar import Identity
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2, image_service_pb2_grpc
 from installation import PATIENCE_SECONDS, Installation
@@ -64,16 +64,11 @@ def bootstrap(folder: Path, plane: str, identity: Identity) -> Path:
     return path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_a_control_plane_gives_the_server_mutual_tls(tmp_path: Path) -> None:
-    authority, port = Authority(tmp_path / "authority"), free_port()
+    authority = Authority(tmp_path / "authority")
     client = authority.identity(CLIENT)
-    with control_plane(port) as plane:
+    # A port that nobody is given while the environment is made and the control plane starts.
+    with free_ports() as ports, control_plane(port := next(ports)) as plane:
         file = bootstrap(tmp_path, plane, authority.identity(SERVER))
         settings = {
             "DARKROOM_XDS": "true",
@@ -90,28 +85,21 @@ def test_a_control_plane_gives_the_server_mutual_tls(tmp_path: Path) -> None:
                 Path(each).read_bytes() for each in (client.certificate, client.key, client.trusted)
             )
             known = grpc.ssl_channel_credentials(trusted, key, certificate)
-            assert lists(port, known)
+            # It is opened later than the server says that it serves.
+            with grpc.secure_channel(f"localhost:{port}", known) as channel:
+                listed(channel, PATIENCE_SECONDS, wait_for_ready=True)
             # Neither without a certificate nor without TLS.
-            assert not lists(port, grpc.ssl_channel_credentials(trusted))
-            with (
-                grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
-                pytest.raises(grpc.RpcError),
+            for channel in (
+                grpc.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(trusted)),
+                grpc.insecure_channel(f"127.0.0.1:{port}"),
             ):
-                listed(channel, 2.0)
+                with channel, pytest.raises(grpc.RpcError):
+                    listed(channel, 2.0)
         finally:
             darkroom.stop()
 
 
-def lists(port: int, credentials: grpc.ChannelCredentials) -> bool:
-    """Whether a call with these credentials is answered."""
-    with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
-        try:
-            listed(channel, PATIENCE_SECONDS)
-        except grpc.RpcError:
-            return False
-        return True
-
-
-def listed(channel: grpc.Channel, seconds: float) -> None:
+def listed(channel: grpc.Channel, seconds: float, *, wait_for_ready: bool = False) -> None:
+    images = image_service_pb2_grpc.ImageServiceStub(channel)
     request = image_service_pb2.ListImagesRequest(folder_id="folder")
-    image_service_pb2_grpc.ImageServiceStub(channel).List(request, timeout=seconds)
+    images.List(request, timeout=seconds, wait_for_ready=wait_for_ready)
