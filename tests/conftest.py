@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from content_storage import Storage, object_storage
@@ -15,6 +16,12 @@ from installation import Installation, installation
 from object_server import ObjectServer
 
 pytest_plugins = ["client_matrix"]
+
+# How long an example takes says how busy the machine is, not what is wrong.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 DISK_BYTES = 24 * 1024 * 1024
 
