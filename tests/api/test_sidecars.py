@@ -245,10 +245,10 @@ def test_only_what_may_be_repeated_is_repeated(
         key = (("idempotency-key", "once"),)
         # The pause that the server asks for is longer than these callers have.
         for call in (
-            lambda: images.List(ANY, timeout=2.5),
-            lambda: images.Create(create, timeout=2.5, metadata=key),
+            images.List.future(ANY, timeout=2.5),
+            images.Create.future(create, timeout=2.5, metadata=key),
         ):
-            assert refused(call).code is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert refused(call.result).code is grpc.StatusCode.DEADLINE_EXCEEDED
         told = refused(lambda: images.Create(create, timeout=20))
         assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         served = [str(each["method"]).rpartition("/")[2] for each in lines.calls()]
