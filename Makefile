@@ -42,7 +42,7 @@ environment: ## make .venv and install the Debian packages that tests need, noth
 
 .PHONY: test
 test: environment ## run every test
-	$(BIN)/pytest -n $(TEST_PROCESSES) $(PYTEST_ARGUMENTS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGUMENTS)
 
 .PHONY: lint
 lint: check-generated ## check format, lint, types, import directions, protos, manifests and dependencies

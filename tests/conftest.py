@@ -1,6 +1,7 @@
 """A source of images and running installations, for every test that needs them."""
 
 import os
+import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("busy")
 
 DISK_BYTES = 24 * 1024 * 1024
+
+
+def pytest_configure() -> None:
+    # What a shell runs in the background ignores SIGINT, and so would all that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
