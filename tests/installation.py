@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -108,6 +109,21 @@ class Installation:
             process.kill()
             process.wait()
         check_all(log_path.read_text(encoding="utf-8"))
+
+    def freeze(self, pid: int) -> None:
+        """Stop a process of it between its transactions: in one it would block all others."""
+
+        def stopped() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            with contextlib.closing(sqlite3.connect(self.data / "metadata.sqlite")) as database:
+                try:
+                    database.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    os.kill(pid, signal.SIGCONT)
+                    return False
+            return True
+
+        until(stopped, "a moment without a transaction")
 
     def start(self) -> None:
         """Start and wait until SERVING."""

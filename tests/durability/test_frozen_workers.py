@@ -25,9 +25,10 @@ def test_what_a_frozen_worker_does_late_changes_nothing(
     with contextlib.ExitStack() as stack:
         darkroom = stack.enter_context(installation(tmp_path, source.origin, **settings))
         frozen = stack.enter_context(darkroom.worker_beside(log))
-        darkroom.arm(point, "stop")
+        darkroom.arm(point)
         operation_id = darkroom.create(source.url(disk.name)).id
         darkroom.wait_hit(point)
+        darkroom.freeze(frozen.pid)
         stack.enter_context(darkroom.worker_beside(tmp_path / "second.log"))
         operation = darkroom.done(operation_id)
         image = image_pb2.Image()
@@ -35,6 +36,7 @@ def test_what_a_frozen_worker_does_late_changes_nothing(
         content = darkroom.data / "contents" / f"{operation_id}.2.qcow2"
         published = content.stat()
 
+        darkroom.let_go(point)
         os.kill(frozen.pid, signal.SIGCONT)
         until(lambda: b'"outcome":"fenced"' in log.read_bytes(), "the frozen one to notice")
         until(lambda: darkroom.contents() == [content], "nothing but what was published")

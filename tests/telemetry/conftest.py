@@ -7,9 +7,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from installation import Installation, installation
+from installation import Installation, installation, until
 from object_server import ObjectServer
-from telemetry.collector import Collector
+from telemetry.collector import Collector, Received
 
 PARENT = "00f067aa0ba902b7"
 
@@ -29,6 +29,10 @@ class Watched:
     """The operation's id, and below that of its trace."""
     good_trace: str = "4bf92f3577b34da6a3ce929d0e0e4736"
     bad_trace: str = "5bf92f3577b34da6a3ce929d0e0e4736"
+
+    def attempts(self, trace_id: str) -> list[Received]:
+        """Workers' spans of a trace; they are the last to come."""
+        return [each for each in self.collector.spans(trace_id) if each.name.startswith("attempt")]
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +57,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Iterator[Wa
             assert running.done(bad.id).HasField("error")
             with pytest.raises(grpc.RpcError):
                 running.image("no-such-image")
-            yield Watched(running, collector, good.id)
+            made = Watched(running, collector, good.id)
+            # A test may kill the workers, which send them a little later.
+            until(lambda: made.attempts(made.good_trace), "spans of the import that succeeded")
+            until(lambda: made.attempts(made.bad_trace), "spans of the import that failed")
+            yield made
 
 
 @pytest.fixture

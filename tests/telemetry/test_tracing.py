@@ -8,20 +8,13 @@ import pytest
 from darkroom.telemetry.tracing import Tracing
 from darkroom_pb.yandex.cloud.compute.v1 import image_service_pb2
 from installation import until
-from telemetry.collector import Received
 from telemetry.conftest import PARENT, Watched, sampled
 
 SERVICE = "yandex.cloud.compute.v1.ImageService"
 
 
-def attempts(watched: Watched, trace_id: str) -> list[Received]:
-    """Workers' spans of a trace; they are the last to come."""
-    return [each for each in watched.collector.spans(trace_id) if each.name.startswith("attempt")]
-
-
 def test_a_create_and_its_import_are_one_trace(watched: Watched) -> None:
     trace = watched.good_trace
-    until(lambda: attempts(watched, trace), "the worker's spans")
     spans = watched.collector.spans(trace)
     (call,) = [each for each in spans if each.name == f"{SERVICE}/Create"]
     (attempt,) = [each for each in spans if each.name == "attempt image.create"]
@@ -58,7 +51,7 @@ def test_the_logs_of_both_processes_name_the_trace_and_the_call_that_began_it(
 
 def test_a_failure_is_seen_and_says_nothing_secret(watched: Watched) -> None:
     trace = watched.bad_trace
-    (attempt,) = until(lambda: attempts(watched, trace), "the failed attempt")
+    (attempt,) = watched.attempts(trace)
     assert attempt.error == "failed"
     spans = watched.collector.spans(trace)
     phases = [each for each in spans if each.name == "phase fetch"]
