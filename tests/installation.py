@@ -151,6 +151,16 @@ class Installation:
         self.images = image_service_pb2_grpc.ImageServiceStub(self.channel)
         self.operations = operation_service_pb2_grpc.OperationServiceStub(self.channel)
 
+    @property
+    def tls_endpoint(self) -> str:
+        """Of the TLS listener, by a name that every client knows how to compare."""
+        return f"localhost:{self.tls_address.rpartition(':')[2]}"
+
+    @property
+    def ca_file(self) -> Path:
+        """Of the authority that clients of it must trust, where the server makes it itself."""
+        return self.data / "tls" / "ca.pem"
+
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Signal `serve` itself and wait for its end; returns its status."""
         assert self.process is not None

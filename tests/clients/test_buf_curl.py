@@ -21,8 +21,8 @@ NOT_FOUND_STATUS = 8 * 5
 
 def buf_curl(served: Installation, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Over TLS; the last argument is the path of a method, or empty."""
-    endpoint = f"https://localhost:{served.tls_address.rpartition(':')[2]}/"
-    ca_file = str(served.data / "tls" / "ca.pem")
+    endpoint = f"https://{served.tls_endpoint}/"
+    ca_file = str(served.ca_file)
     command = [BUF, "curl", "--protocol=grpc", "--reflect-protocol=grpc-v1", f"--cacert={ca_file}"]
     return subprocess.run(
         [*command, *arguments[:-1], endpoint + arguments[-1]],

@@ -81,8 +81,8 @@ def test_behind_a_proxy_the_address_is_the_one_that_the_proxy_was_asked_for(
 
 
 def test_a_listener_can_advertise_another_address(served: Installation) -> None:
-    ca = (served.data / "tls" / "ca.pem").read_bytes()
-    address = f"localhost:{served.tls_address.rpartition(':')[2]}"
+    ca = (served.ca_file).read_bytes()
+    address = served.tls_endpoint
     with grpc.secure_channel(address, grpc.ssl_channel_credentials(ca)) as channel:
         assert set(endpoints(channel).values()) == {"images.example:443"}
 

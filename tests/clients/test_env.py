@@ -150,7 +150,7 @@ def test_yc_is_configured_in_a_profile_of_its_own(served: Installation) -> None:
         "config|set|cloud-id|b1gdarkroom000000000|",
         "config|set|folder-id|b1gdefault0000000000|",
         "config|set|compute-default-zone|ru-central1-a|",
-        str(served.data / "tls" / "ca.pem"),
+        str(served.ca_file),
     ]
 
 
@@ -167,7 +167,7 @@ def test_what_a_client_must_trust_has_to_be_there(served: Installation, tmp_path
     missing = shell(shlex.join([str(BIN / "darkroom"), "env", "go", f"--data-dir={tmp_path}"]))
     assert missing.returncode == 1
     assert "ca.pem is made when the server first starts" in missing.stderr
-    ca = shutil.copy(served.data / "tls" / "ca.pem", tmp_path)
+    ca = shutil.copy(served.ca_file, tmp_path)
     named = shell(darkroom_env(served, "go", f"--ca={ca}", "--endpoint=images.example:443"))
     assert f"export SSL_CERT_FILE={ca}\n" in named.stdout
     assert "export YC_ENDPOINT=images.example:443\n" in named.stdout

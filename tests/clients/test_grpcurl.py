@@ -146,8 +146,8 @@ def test_grpcurl_describes_every_method_with_its_comment(idle: Installation) -> 
 
 
 def test_grpcurl_trusts_the_development_authority(idle: Installation) -> None:
-    endpoint = f"localhost:{idle.tls_address.rpartition(':')[2]}"
-    ca_file = str(idle.data / "tls" / "ca.pem")
+    endpoint = idle.tls_endpoint
+    ca_file = str(idle.ca_file)
     method = "yandex.cloud.endpoint.ApiEndpointService/Get"
     request = '{"apiEndpointId": "iam"}'
     answer = printed("-cacert", ca_file, "-d", request, endpoint, method)

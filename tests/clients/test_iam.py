@@ -143,8 +143,8 @@ def test_the_python_sdk_is_known_by_its_key_file(
     served: Installation, key_file: Path, static_token: str
 ) -> None:
     python = environment("yandexcloud", [YANDEXCLOUD])
-    endpoint = f"localhost:{served.tls_address.rpartition(':')[2]}"
-    ca_file = str(served.data / "tls" / "ca.pem")
+    endpoint = served.tls_endpoint
+    ca_file = str(served.ca_file)
     command = [str(python), str(CLIENT), endpoint, ca_file, str(key_file), static_token]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -278,8 +278,8 @@ def test_terraform_and_go_find_every_reply_as_they_need_it(
         # As the Go SDKs make it: the audience is a list, its host the cloud's.
         "jwt": signed(robot, aud=["https://iam.api.cloud.yandex.net/iam/v1/tokens"]),
     }
-    ca = (served.data / "tls" / "ca.pem").read_bytes()
-    player.play(sequence, f"localhost:{served.tls_address.rpartition(':')[2]}", ca, variables)
+    ca = (served.ca_file).read_bytes()
+    player.play(sequence, served.tls_endpoint, ca, variables)
 
 
 # --- over REST ------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ def test_the_node_sdk_goes_through_the_life_of_an_image(
     # Node.js looks for packages beside the program.
     (tmp_path / "node_modules").symlink_to(npm_packages(SDK))
     program = shutil.copy(SDK / "client.mjs", tmp_path)
-    endpoint = f"localhost:{served.tls_address.rpartition(':')[2]}"
-    ca_file = str(served.data / "tls" / "ca.pem")
+    endpoint = served.tls_endpoint
+    ca_file = str(served.ca_file)
     command = [str(node()), program, endpoint, ca_file, objects.url(disk.name)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -110,7 +110,7 @@ def play(
         "jwt": jwt(),
         **known,
     }
-    ca = (served.data / "tls" / "ca.pem").read_bytes()
+    ca = (served.ca_file).read_bytes()
     return player.play(sequence, f"localhost:{address.rpartition(':')[2]}", ca, variables)
 
 

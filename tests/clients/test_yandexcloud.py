@@ -27,8 +27,8 @@ def test_the_python_sdk_goes_through_the_life_of_an_image(
     served: Installation, objects: ObjectServer, disk: Path
 ) -> None:
     python = environment("yandexcloud", [YANDEXCLOUD])
-    endpoint = f"localhost:{served.tls_address.rpartition(':')[2]}"
-    ca_file = str(served.data / "tls" / "ca.pem")
+    endpoint = served.tls_endpoint
+    ca_file = str(served.ca_file)
     command = [str(python), str(CLIENT), endpoint, ca_file, objects.url(disk.name)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr[-3000:]

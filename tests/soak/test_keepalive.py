@@ -17,7 +17,7 @@ PINGS = 5
 def test_a_connection_that_only_pings_every_half_minute_stays(tmp_path: Path) -> None:
     settings = {"DARKROOM_WORKERS": "0", "DARKROOM_TLS_LISTEN": "127.0.0.1:0"}
     with installation(tmp_path, "http://127.0.0.1:9", **settings) as darkroom:
-        ca = (darkroom.data / "tls" / "ca.pem").read_bytes()
+        ca = (darkroom.ca_file).read_bytes()
         with connected(darkroom.tls_address, ca) as connection:
             for number in range(PINGS):
                 time.sleep(PING_SECONDS)

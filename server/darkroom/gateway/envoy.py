@@ -10,7 +10,6 @@ from pathlib import Path
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 
-from darkroom.config import MAX_CONCURRENT_STREAMS
 from darkroom.gateway.parts import (
     PREFIX,
     Document,
@@ -19,10 +18,10 @@ from darkroom.gateway.parts import (
     discovery,
     duration,
     extension,
-    kept_request_id,
     log_format,
     own_request_id,
     socket_address,
+    wary_of_callers,
     without,
 )
 from darkroom.gateway.replies import local_replies
@@ -37,8 +36,7 @@ IDLE_SECONDS = 30.0
 """How long a REST call may stand still, in particular while its body is sent."""
 CONNECT_SECONDS = 5.0
 _STREAM_WINDOW_BYTES = 64 * 1024
-_CONNECTION_WINDOW_BYTES = 1024 * 1024
-"""Both are what Envoy advises for what strangers can reach."""
+"""What Envoy advises for what strangers can reach."""
 
 _CLUSTER = "darkroom"
 _BUFFER = "envoy.filters.http.buffer"
@@ -123,19 +121,7 @@ def _connection_manager(gateway: Gateway) -> Document:
         stat_prefix="gateway",
         codec_type="AUTO",
         normalize_path=True,
-        max_request_headers_kb=gateway.max_header_bytes // 1024,
-        request_headers_timeout=duration(HEADER_SECONDS),
-        http2_protocol_options={
-            "max_concurrent_streams": MAX_CONCURRENT_STREAMS,
-            "initial_stream_window_size": _STREAM_WINDOW_BYTES,
-            "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
-        },
-        # Whoever calls is a stranger, from whichever address: none of the headers with which Envoys
-        # talk among themselves is obeyed.
-        use_remote_address=True,
-        internal_address_config={},
-        server_header_transformation="PASS_THROUGH",
-        **kept_request_id(),
+        **wary_of_callers(gateway.max_header_bytes, HEADER_SECONDS, _STREAM_WINDOW_BYTES),
         early_header_mutation_extensions=[_first_of_all()],
         local_reply_config=local_replies(gateway.max_request_bytes, gateway.max_header_bytes),
         access_log=[_access_log()] if gateway.access_log else [],

@@ -5,7 +5,11 @@ from typing import Any
 
 import yaml
 
+from darkroom.config import MAX_CONCURRENT_STREAMS
+
 PREFIX = "type.googleapis.com/envoy.extensions."
+_CONNECTION_WINDOW_BYTES = 1024 * 1024
+"""What Envoy advises for what strangers can reach."""
 
 Document = dict[str, Any]
 
@@ -81,7 +85,7 @@ def own_request_id() -> Document:
     return {"append": {"header": own_id, "append_action": "ADD_IF_ABSENT"}}
 
 
-def kept_request_id() -> Document:
+def _kept_request_id() -> Document:
     """Settings of a connection manager: one support id for a call, the caller's or a new one."""
     return {
         "generate_request_id": True,
@@ -92,6 +96,29 @@ def kept_request_id() -> Document:
                 "pack_trace_reason": False,
             }
         },
+    }
+
+
+def wary_of_callers(
+    max_header_bytes: int, header_seconds: float, stream_window_bytes: int
+) -> Document:
+    """Settings of a connection manager that strangers reach.
+
+    Whoever calls, from whichever address: none of the headers with which Envoys talk among
+    themselves is obeyed, and a connection takes only so much memory.
+    """
+    return {
+        "max_request_headers_kb": max_header_bytes // 1024,
+        "request_headers_timeout": duration(header_seconds),
+        "http2_protocol_options": {
+            "max_concurrent_streams": MAX_CONCURRENT_STREAMS,
+            "initial_stream_window_size": stream_window_bytes,
+            "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
+        },
+        "use_remote_address": True,
+        "internal_address_config": {},
+        "server_header_transformation": "PASS_THROUGH",
+        **_kept_request_id(),
     }
 
 

@@ -8,7 +8,6 @@ watches, so new ones need no restart.
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from darkroom.config import MAX_CONCURRENT_STREAMS
 from darkroom.gateway.parts import (
     PREFIX,
     Document,
@@ -17,10 +16,10 @@ from darkroom.gateway.parts import (
     discovery,
     duration,
     extension,
-    kept_request_id,
     log_format,
     own_request_id,
     socket_address,
+    wary_of_callers,
     without,
 )
 
@@ -43,7 +42,6 @@ HEALTH_SECONDS = 1.0
 HEALTH_TIMEOUT_SECONDS = 1.0
 EJECTION_SECONDS = 5.0
 _STREAM_WINDOW_BYTES = 256 * 1024
-_CONNECTION_WINDOW_BYTES = 1024 * 1024
 
 _OWN, _TRUSTED = "identity", "trusted"
 _BUFFER = "envoy.filters.http.buffer"
@@ -250,20 +248,10 @@ def _connection_manager(
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=name,
         codec_type="HTTP2",
-        max_request_headers_kb=sidecar.max_header_bytes // 1024,
-        request_headers_timeout=duration(HEADER_SECONDS),
         # Routes say how long a call may stand still.
         stream_idle_timeout="0s",
-        http2_protocol_options={
-            "max_concurrent_streams": MAX_CONCURRENT_STREAMS,
-            "initial_stream_window_size": _STREAM_WINDOW_BYTES,
-            "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
-        },
-        use_remote_address=True,
-        internal_address_config={},
-        server_header_transformation="PASS_THROUGH",
+        **wary_of_callers(sidecar.max_header_bytes, HEADER_SECONDS, _STREAM_WINDOW_BYTES),
         **by_peer,
-        **kept_request_id(),
         early_header_mutation_extensions=[
             extension(
                 "envoy.http.early_header_mutation.header_mutation",
