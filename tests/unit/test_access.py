@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from darkroom.api.access.following import LOOK_SECONDS, Followed, stamp
 from darkroom.api.access.revocations import Revocations, revoke
+from darkroom.api.following import LOOK_SECONDS, Followed, stamp
 from darkroom.api.tokens import Tokens
 from darkroom.config import SettingError, Settings, load
 from darkroom.domain import errors

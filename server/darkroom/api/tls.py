@@ -3,7 +3,6 @@
 import datetime
 import ipaddress
 import logging
-import os
 import socket
 import threading
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from darkroom.api.following import Stamp, replace_file, stamp
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,10 @@ def _write_authority(ca: Path, ca_key: Path) -> None:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
     )
-    _write(ca_key, _key_bytes(key), 0o600)
-    _write(ca, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), 0o644)
+    replace_file(ca_key, _key_bytes(key), 0o600)
+    replace_file(
+        ca, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), 0o644
+    )
 
 
 def _write_certificate(files: CertificateFiles, ca: Path, ca_key: Path) -> None:
@@ -94,8 +97,8 @@ def _write_certificate(files: CertificateFiles, ca: Path, ca_key: Path) -> None:
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     )
     chain = builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    _write(files.key, _key_bytes(key), 0o600)
-    _write(files.certificate, chain, 0o644)
+    replace_file(files.key, _key_bytes(key), 0o600)
+    replace_file(files.certificate, chain, 0o644)
 
 
 def _builder(
@@ -135,15 +138,6 @@ def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Replace the file in one step: a server that re-reads it never sees half of it."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    os.replace(fresh, path)
-
-
 class _Reloader:
     """Gives grpcio the present certificate each time a connection is made."""
 
@@ -153,11 +147,10 @@ class _Reloader:
         self._seen = self._stamp()
         self.configuration = self._read()
 
-    def _stamp(self) -> tuple[int, ...]:
+    def _stamp(self) -> Stamp:
         files = self._files
         present = (files.certificate, files.key, files.client_ca)
-        stats = [path.stat() for path in present if path is not None]
-        return tuple(value for stat in stats for value in (stat.st_mtime_ns, stat.st_ino))
+        return stamp(*(path for path in present if path is not None))
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         """Raises `ValueError` unless the two files belong together."""
@@ -189,15 +182,15 @@ class _Reloader:
         """The new certificate if the files changed and are whole, else None: keep the last."""
         with self._lock:
             try:
-                stamp = self._stamp()
-                if stamp == self._seen:
+                present = self._stamp()
+                if present == self._seen:
                     return None
                 self.configuration = self._read()
             except (OSError, ValueError):
                 # One file may be there before the other; the next connection looks again.
                 log.warning("the TLS certificate cannot be read; the last one stays")
                 return None
-            self._seen = stamp
+            self._seen = present
         log.info("TLS certificate re-read")
         return self.configuration
 

@@ -2,7 +2,6 @@
 
 import base64
 import datetime
-import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from darkroom.api.access.directory import Account, Directory, digest, files, read
+from darkroom.api.following import replace_file
 from darkroom.api.roles import ROLES
 from darkroom.domain.access import SERVICE_ACCOUNT, USER_ACCOUNT
 from darkroom.domain.ids import new_id
@@ -37,17 +37,6 @@ class AccountError(ValueError):
 def now_text() -> str:
     """As the SDKs' key files have it: RFC 3339, UTC."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def private_file(path: Path, text: str) -> None:
-    """Replace or make a file that only its owner reads, in one step."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
 
 
 @dataclass(frozen=True)
@@ -190,7 +179,7 @@ class AccountFiles:
     def _write(self, path: Path, document: dict[str, Any]) -> None:
         self._folder.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
         text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        private_file(path, _HEAD + text)
+        replace_file(path, (_HEAD + text).encode(), _PRIVATE)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -17,7 +17,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from darkroom.api.access.following import Stamp, stamp
+from darkroom.api.following import Stamp, stamp
 from darkroom.api.roles import ROLES
 from darkroom.config import is_loopback
 from darkroom.domain.access import (

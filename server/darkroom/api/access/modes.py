@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darkroom.api.access import directory
-from darkroom.api.access.following import Followed, stamp
 from darkroom.api.access.iam import IamAccess
 from darkroom.api.access.mesh import MeshAuthentication
 from darkroom.api.access.oidc import OidcAccess
@@ -16,6 +15,7 @@ from darkroom.api.authentication import (
     EverythingAllowed,
     NoAuthentication,
 )
+from darkroom.api.following import Followed, stamp
 from darkroom.api.iam_tokens import Exchange, NoExchange, OpenExchange
 from darkroom.api.tokens import Tokens
 from darkroom.config import Settings

@@ -9,11 +9,11 @@ from typing import Any
 import jwt
 
 from darkroom.api.access.directory import Directory, Issuer
-from darkroom.api.access.following import Followed
 from darkroom.api.access.iam import BROKEN, LEEWAY_SECONDS, Revocations, account_mark
 from darkroom.api.access.issuer_keys import IssuerKeys, KeySet
 from darkroom.api.authentication import bearer_token, denied
 from darkroom.api.calls import Call
+from darkroom.api.following import Followed
 from darkroom.api.iam_tokens import NoExchange
 from darkroom.domain.access import FEDERATED_USER, Subject
 
